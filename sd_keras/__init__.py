@@ -1,0 +1,40 @@
+"""Self-distillation for image classifiers on Keras 3."""
+
+from sd_keras import (
+    analysis,
+    data,
+    distortions,
+    export,
+    inference,
+    layers,
+    losses,
+    methods,
+    models,
+    objectives,
+    optimizers,
+    schedules,
+)
+from sd_keras.models import attach_exits, exit_names, submodel
+from sd_keras.trainer import NonFiniteLossError, SelfDistillModel
+from sd_keras.version import __version__
+
+__all__ = [
+    "NonFiniteLossError",
+    "SelfDistillModel",
+    "__version__",
+    "analysis",
+    "attach_exits",
+    "data",
+    "distortions",
+    "exit_names",
+    "export",
+    "inference",
+    "layers",
+    "losses",
+    "methods",
+    "models",
+    "objectives",
+    "optimizers",
+    "schedules",
+    "submodel",
+]

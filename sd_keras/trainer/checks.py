@@ -1,0 +1,84 @@
+"""Checks of what SelfDistillModel is given; each error names the argument."""
+
+import numpy as np
+
+from sd_keras.methods import Method
+from sd_keras.models.exits import exit_names
+from sd_keras.objectives import ExitHint
+from sd_keras.trainer import labels
+
+
+def check_parts(network, method, distortion):
+    """Checks that network, method and distortion fit each other."""
+    names = exit_names(network)
+    if not isinstance(method, Method):
+        raise ValueError(
+            "`method` must be a sd_keras.methods.Method, for instance be_your_own_teacher(). "
+            f"Received: method={method!r}"
+        )
+    if len(names) < method.min_exits:
+        raise ValueError(
+            f"`method` {method.name!r} trains shallow exits, so `network` needs at least "
+            f"{method.min_exits} exits; attach them with attach_exits(backbone, num_classes). "
+            f"Received: network with {names}"
+        )
+    if distortion is not None and not callable(distortion):
+        raise ValueError(f"`distortion` must be callable. Received: distortion={distortion!r}")
+    widths = {name.replace("exit", "features"): None for name in names}
+    widths = {name: network.output[name].shape[-1] for name in widths if name in network.output}
+    hints = any(isinstance(objective, ExitHint) for objective in method.objectives)
+    if hints and (len(widths) < len(names) or len(set(widths.values())) > 1):
+        raise ValueError(
+            "`network` must have features of one width at every exit for the hint "
+            f"(hint_weight) of {method.name!r}. Received: network with {widths}"
+        )
+
+
+def check_views(x, method, distortion):
+    """Checks that the data and the distortion give the views that the method compares."""
+    given = len(x) if isinstance(x, (tuple, list)) else None
+    if given is None and method.num_views > 1 and distortion is None:
+        raise ValueError(
+            f"`distortion` must be given, because method {method.name!r} needs "
+            f"{method.num_views} views of each image and the data hold one. "
+            "Received: distortion=None"
+        )
+    if given is not None and distortion is not None:
+        raise ValueError(
+            "`distortion` must be None when the data hold ready-made views. "
+            f"Received: {given} views and distortion={distortion!r}"
+        )
+    if given is not None and given != method.num_views:
+        raise ValueError(
+            f"`x` must hold {method.num_views} views of each image for method {method.name!r}. "
+            f"Received: {given} views"
+        )
+
+
+def check_images(images, network, argument="x"):
+    """Checks rank, size and channels of a batch of images as far as they are known."""
+    expected = tuple(network.input_shape)
+    shape = tuple(images.shape)
+    fits = len(shape) == len(expected) and all(
+        want is None or have is None or want == have
+        for want, have in zip(expected[1:], shape[1:])
+    )
+    if not fits:
+        raise ValueError(
+            f"`{argument}` must be images of shape {('n', *expected[1:])}. "
+            f"Received: {argument} of shape {shape}"
+        )
+
+
+def check_arrays(x, y, network, num_classes, arguments=("x", "y")):
+    """Checks NumPy arrays of images and labels before they are used; passes streams by."""
+    views = x if isinstance(x, (tuple, list)) else (x,)
+    for view in views:
+        if isinstance(view, np.ndarray):
+            check_images(view, network, arguments[0])
+            if view.dtype.kind == "f" and not np.isfinite(view).all():
+                raise ValueError(
+                    f"`{arguments[0]}` must be finite. "
+                    f"Received: {arguments[0]} with NaN or infinite pixels"
+                )
+    labels.check_array(y, num_classes, arguments[1])

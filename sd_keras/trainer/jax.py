@@ -1,0 +1,25 @@
+"""The training and prediction step on JAX, where state travels through the step."""
+
+import keras
+
+
+class BackendTrainer:
+    """Draws the views in front of Keras's own step; keeps only logits in `predict`."""
+
+    def train_step(self, state, data):
+        """One step: views, forward, objectives, update. Called by Keras."""
+        trainable, non_trainable, *rest = state
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        mapping = zip(self.non_trainable_variables, non_trainable)
+        # The draws and the step counter are written inside this scope only; what they
+        # wrote is read back and handed on as state.
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            x = self.begin_step(x)
+        non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
+        state = (trainable, non_trainable, *rest)
+        return super().train_step(state, (x, y, sample_weight))
+
+    def predict_step(self, state, data):
+        """Logits of every exit for one batch. Called by Keras."""
+        outputs, non_trainable = super().predict_step(state, data)
+        return self.only_exits(outputs), non_trainable

@@ -1,0 +1,145 @@
+"""Labels: their checks, and the cross entropy that `compile(loss=…)` may replace."""
+
+import inspect
+
+import keras
+import numpy as np
+from keras import ops
+
+from sd_keras import losses
+
+LOW, HIGH = "_label_low", "_label_high"
+
+
+def standardize(labels, num_classes):
+    """Returns class numbers `(n,)` int32 or probabilities `(n, classes)`, by shape.
+
+    Raises:
+        ValueError: if the labels have neither form.
+    """
+    if labels is None:
+        raise ValueError("`y` must hold the labels; self-distillation learns from them too.")
+    shape = tuple(labels.shape)
+    if len(shape) == 2 and shape[1] == 1:
+        labels, shape = ops.squeeze(labels, 1), shape[:1]
+    if len(shape) == 1:
+        return ops.cast(labels, "int32")
+    if len(shape) == 2 and shape[1] == num_classes:
+        return labels
+    raise ValueError(
+        f"`y` must be class numbers (n,) or probabilities (n, {num_classes}). "
+        f"Received: y of shape {shape}"
+    )
+
+
+def check_array(labels, num_classes, argument="y"):
+    """Checks the values of a label array before anything is trained on it."""
+    if not isinstance(labels, np.ndarray) or labels.size == 0:
+        return
+    soft = labels.ndim == 2 and labels.shape[1] > 1
+    low, high = labels.min(), labels.max()
+    if soft and not (np.isfinite(labels).all() and low >= 0):
+        raise ValueError(
+            f"`{argument}` must hold probabilities of at least 0. "
+            f"Received: {argument} from {low} to {high}"
+        )
+    if not soft and not (low >= 0 and high < num_classes):
+        raise ValueError(range_message(low, high, num_classes, argument))
+    if not soft and labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
+        raise ValueError(
+            f"`{argument}` must hold whole class numbers. Received: {argument} with fractions"
+        )
+
+
+def range_message(low, high, num_classes, argument="y"):
+    """The sentence about class numbers that the network does not have."""
+    return (
+        f"`{argument}` must hold class numbers 0…{num_classes - 1}, because the network has "
+        f"{num_classes} classes. Received: {argument} from {low:g} to {high:g}"
+    )
+
+
+class LabelRange(keras.metrics.Metric):
+    """The smallest and largest class number seen since the last reset, 0 at most and least.
+
+    Probabilities count as class 0, negative ones as what they are.
+    """
+
+    def __init__(self, name="label_range"):
+        super().__init__(name=name)
+        self.low = self.add_variable((), "zeros", name="low")
+        self.high = self.add_variable((), "zeros", name="high")
+
+    def update_state(self, labels):
+        values = ops.cast(labels, self.low.dtype)
+        self.low.assign(ops.minimum(self.low, ops.min(values)))
+        if len(labels.shape) == 1:
+            self.high.assign(ops.maximum(self.high, ops.max(values)))
+
+    def result(self):
+        return {LOW: ops.convert_to_tensor(self.low), HIGH: ops.convert_to_tensor(self.high)}
+
+
+def resolve_loss(loss):
+    """Returns the function `(labels, logits) → (n,)` that `compile(loss=…)` asks for.
+
+    Args:
+        loss: None for cross entropy from logits, else a Keras loss or a function; it is
+            applied to every exit.
+
+    Raises:
+        ValueError: for a loss per output, one on probabilities, or one with an own sum.
+    """
+    if loss is None:
+        return losses.label_cross_entropy
+    if isinstance(loss, (dict, list, tuple)):
+        raise ValueError(
+            "`loss` must be one loss; it is applied to every exit, weighted by the method. "
+            f"Received: loss={loss}"
+        )
+    function = keras.losses.get(loss)
+    if _takes_probabilities(function):
+        raise ValueError(
+            "`loss` must be made for logits, as the exits give them: for instance "
+            f"keras.losses.CategoricalCrossentropy(from_logits=True). Received: loss={loss!r}"
+        )
+    if isinstance(function, keras.losses.Loss):
+        if function.reduction not in ("sum_over_batch_size", "mean", None, "none"):
+            raise ValueError(
+                "`loss` must be a mean over the batch. "
+                f"Received: loss with reduction={function.reduction!r}"
+            )
+        return _per_example(function.call, wants_one_hot=_is_dense_keras_loss(function))
+    return _per_example(function, wants_one_hot=False)
+
+
+def _takes_probabilities(function):
+    if isinstance(function, keras.losses.Loss):
+        return getattr(function, "from_logits", None) is False
+    parameters = inspect.signature(function).parameters
+    return "from_logits" in parameters and parameters["from_logits"].default is False
+
+
+def _is_dense_keras_loss(function):
+    """Whether a loss of Keras itself compares against probabilities, not class numbers."""
+    is_own = type(function).__module__.partition(".")[0] == "keras"
+    return is_own and "sparse" not in type(function).__name__.lower()
+
+
+def _per_example(function, wants_one_hot):
+    def label_loss(labels, logits):
+        num_classes = logits.shape[-1]
+        if len(labels.shape) == 1:
+            # Numbers out of range are reported after the step; some kernels would fail.
+            labels = ops.clip(labels, 0, num_classes - 1)
+            if wants_one_hot:
+                labels = ops.one_hot(labels, num_classes, dtype=logits.dtype)
+        values = ops.convert_to_tensor(function(labels, logits))
+        if len(values.shape) != 1:
+            raise ValueError(
+                "`loss` must return one value per example, shape (n,). "
+                f"Received: values of shape {tuple(values.shape)}"
+            )
+        return ops.cast(values, logits.dtype)
+
+    return label_loss

@@ -1,0 +1,259 @@
+"""SelfDistillModel: a network, a method and a distortion under `fit`."""
+
+import keras
+from keras import ops
+
+from sd_keras import methods
+from sd_keras.inference import ensemble_logits
+from sd_keras.models.exits import exit_names
+from sd_keras.trainer import checks, labels
+from sd_keras.trainer.guards import guarded
+
+if keras.config.backend() == "jax":
+    from sd_keras.trainer.jax import BackendTrainer
+else:
+    from sd_keras.trainer.stateful import BackendTrainer
+
+
+class _PerExample(keras.losses.Loss):
+    """Hands values through, so that Keras reduces them and scales them under a strategy."""
+
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class SelfDistillModel(BackendTrainer, keras.Model):
+    """Trains a multi-exit network by self-distillation with the ordinary `fit`.
+
+    Each training step draws the method's views of the batch on the device, runs the network
+    once on their concatenation (BatchNormalization sees all views together) and adds up the
+    label loss of each exit and the method's objectives. `evaluate` and `predict` see one
+    undistorted view. `compile` is Keras's own: without `loss`, exits learn by cross entropy
+    from logits; a `loss` replaces it at every exit; `metrics` are kept for every exit and
+    for the ensemble, as `exit_1_accuracy … ensemble_accuracy`, on the first view.
+
+    Logs hold `loss` (the total), the label loss per trained exit (`exit_1_loss …`) and each
+    objective by name, these two unweighted and averaged over the views.
+
+    Args:
+        network: made by `attach_exits`. It is what to save, measure and export.
+        method: a `sd_keras.methods.Method`; the plain baseline by default.
+        distortion: a callable from a batch of images to distorted ones with a new draw at
+            each call: `sd_keras.distortions.CropFlip`, or a Keras preprocessing layer. None
+            for none, or when the data hold ready-made views, elements `((a, b), y)`.
+        **kwargs: `name`, `dtype` as `keras.Model`.
+
+    Data: images as the network takes them, labels `(n,)` or `(n, classes)`, sample_weight
+    `(n,)`; NumPy arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
+
+    Raises:
+        ValueError: if the method does not fit the network or the data.
+        NonFiniteLossError: in `fit`, after a step whose loss is NaN or infinite.
+    """
+
+    def __init__(self, network, method=None, distortion=None, **kwargs):
+        kwargs.setdefault("dtype", network.dtype_policy)
+        super().__init__(**kwargs)
+        self.autocast = False  # raw pixels reach the network in full precision
+        self.method = methods.baseline() if method is None else method
+        checks.check_parts(network, self.method, distortion)
+        self.network = network
+        self.distortion = distortion
+        self.exit_names = exit_names(network)
+        self.num_classes = network.output[self.exit_names[-1]].shape[-1]
+        trained = self.exit_names
+        if self.method.shallow_label_weight is None:
+            trained = trained[-1:]
+        self._label_terms = {name: keras.metrics.Mean(f"{name}_loss") for name in trained}
+        self._objective_terms = [keras.metrics.Mean(o.name) for o in self.method.objectives]
+        self._label_range = labels.LabelRange()
+        # Counted here, because the optimizer's count is out of reach of a loss on JAX.
+        self.step = self.add_weight(
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="step",
+        )
+        self.steps_done = 0
+        self._reduce = _PerExample(name="per_example")
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """Runs the network once.
+
+        Args:
+            inputs: images `(n, h, w, c)`, or a tuple with one such batch per view.
+
+        Returns:
+            The network's dict of outputs, or a tuple with one dict per view.
+        """
+        if not isinstance(inputs, (tuple, list)):
+            checks.check_images(inputs, self.network)
+            return self.network(inputs, training=training)
+        for view in inputs:
+            checks.check_images(view, self.network)
+        outputs = self.network(ops.concatenate(inputs, axis=0), training=training)
+        split = {name: ops.split(value, len(inputs)) for name, value in outputs.items()}
+        return tuple({n: v[index] for n, v in split.items()} for index in range(len(inputs)))
+
+    def begin_step(self, x):
+        """Draws the views of one training batch and advances the step counter."""
+        self.step.assign(self.step + 1)
+        checks.check_views(x, self.method, self.distortion)
+        if isinstance(x, (tuple, list)) or self.distortion is None:
+            return x
+        images = ops.convert_to_tensor(x)
+        checks.check_images(images, self.network)
+        views = tuple(self.distortion(images) for _ in range(self.method.num_views))
+        return views if len(views) > 1 else views[0]
+
+    def only_exits(self, outputs):
+        """Drops the features from a dict of outputs."""
+        return {name: outputs[name] for name in self.exit_names}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Returns the total loss of a batch. Called by Keras."""
+        views = (y_pred,) if isinstance(y_pred, dict) else tuple(y_pred)
+        targets = labels.standardize(y, self.num_classes)
+        step = ops.maximum(self.step - 1, 0)
+        label_loss = labels.resolve_loss(self.loss)
+        weights = self.method.label_weights(len(self.exit_names), step)
+        total = 0.0
+        for name, weight in zip(self.exit_names, weights):
+            if name in self._label_terms:
+                values = sum(label_loss(targets, view[name]) for view in views)
+                tracker = self._label_terms[name]
+                total += weight * self._track(tracker, values, sample_weight, len(views))
+        for objective, tracker in zip(self.method.objectives, self._objective_terms):
+            if objective.num_views > len(views):  # evaluation: one view
+                continue
+            objective = objective.at(step)
+            values = objective.call(targets, views)
+            shown = len(views) // objective.num_views
+            total += objective.weight * self._track(tracker, values, sample_weight, shown)
+        loss = self._reduce(targets, total)
+        return sum((ops.sum(ops.cast(extra, loss.dtype)) for extra in self.losses), loss)
+
+    def _track(self, tracker, values, sample_weight, views):
+        """Weights the values by example and shows their mean per view as a metric."""
+        if sample_weight is not None:
+            values = values * ops.reshape(ops.cast(sample_weight, values.dtype), (-1,))
+        tracker.update_state(ops.stop_gradient(values) / views)
+        return values
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates and returns the metrics of a batch. Called by Keras."""
+        outputs = y_pred if isinstance(y_pred, dict) else y_pred[0]
+        targets = labels.standardize(y, self.num_classes)
+        self._label_range.update_state(targets)
+        if self._compile_metrics is not None:
+            predictions = self.only_exits(outputs)
+            predictions["ensemble"] = ensemble_logits(list(predictions.values()))
+            self._give_metrics_to_each(predictions)
+            same = dict.fromkeys(predictions, targets)
+            self._compile_metrics.update_state(same, predictions, sample_weight)
+        results = self.get_metrics_result() | self._label_range.result()
+        if isinstance(y_pred, dict):
+            for objective in self.method.objectives:
+                if objective.num_views > 1:
+                    del results[objective.name]
+        return results
+
+    def _give_metrics_to_each(self, predictions):
+        """Turns the list of metrics given to `compile` into fresh ones for each output.
+
+        Keras keeps a list of metrics for the first of several outputs only.
+        """
+        compiled = self._compile_metrics
+        if compiled.built:
+            return
+        for attribute in ("_user_metrics", "_user_weighted_metrics"):
+            given = getattr(compiled, attribute)
+            if given and not isinstance(given, dict):
+                each = {name: [_fresh(metric) for metric in given] for name in predictions}
+                setattr(compiled, attribute, each)
+
+    @property
+    def term_names(self):
+        """Names under which the logs hold the terms of the loss."""
+        return [m.name for m in (*self._label_terms.values(), *self._objective_terms)]
+
+    def get_metrics_result(self):
+        """Returns the current value of every metric by name. Called by Keras."""
+        shown = [self._loss_tracker, *self._label_terms.values(), *self._objective_terms]
+        results = {metric.name: metric.result() for metric in shown}
+        if self._compile_metrics is not None and self._compile_metrics.built:
+            results |= self._compile_metrics.result()
+        return results
+
+    def make_train_function(self, force=False):
+        """Builds the step function and the checks around it. Called by Keras."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = guarded(self.train_function, self, training=True)
+
+    def make_test_function(self, force=False):
+        """Builds the evaluation function and the checks around it. Called by Keras."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = guarded(self.test_function, self, training=False)
+
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+        """As `keras.Model.fit`; arrays are checked before anything is trained."""
+        checks.check_arrays(x, y, self.network, self.num_classes)
+        if isinstance(validation_data, (tuple, list)):
+            arguments = ("validation_data[0]", "validation_data[1]")
+            checks.check_arrays(*validation_data[:2], self.network, self.num_classes, arguments)
+        self.steps_done = int(self.step.value)
+        return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; arrays are checked first."""
+        checks.check_arrays(x, y, self.network, self.num_classes)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _random_states(self):
+        """States of all random generators; Keras's files leave them out."""
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+    def save_own_variables(self, store):
+        """Saves the step and the random states. Called by Keras."""
+        store["step"] = self.step.numpy()
+        for index, state in enumerate(self._random_states()):
+            store[f"random_state_{index}"] = state.numpy()
+
+    def load_own_variables(self, store):
+        """Restores the step and the random states. Called by Keras."""
+        self.step.assign(store["step"])
+        states = self._random_states()
+        saved = [key for key in store.keys() if key.startswith("random_state_")]
+        if len(saved) != len(states):
+            raise ValueError(
+                f"the file holds {len(saved)} random states where the model has {len(states)}: "
+                "it was saved with another distortion or other Dropout layers"
+            )
+        for index, state in enumerate(states):
+            state.assign(store[f"random_state_{index}"])
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        parts = {"network": self.network, "method": self.method, "distortion": self.distortion}
+        config = {name: serialize(part) for name, part in parts.items()}
+        return {"name": self.name, "dtype": serialize(self.dtype_policy)} | config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        deserialize = keras.saving.deserialize_keras_object
+        parts = {k: v if k == "name" else deserialize(v, custom_objects) for k, v in config.items()}
+        return cls(**parts)
+
+
+def _fresh(metric):
+    """Returns a copy of a metric object with its own state; names and functions as they are."""
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric
