@@ -34,8 +34,6 @@ setuptools.setup(
         "scikit-learn>=1.4",
         # Keras's TensorBoard callback writes through it.
         "tensorboard>=2.19",
-        # Decodes image folders.
-        "pillow>=10",
     ],
     extras_require={
         "plots": PLOTS,

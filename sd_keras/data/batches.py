@@ -1,0 +1,148 @@
+"""The batches of an epoch, in an order that a resumed training sees again."""
+
+import math
+import numbers
+
+import keras
+import numpy as np
+
+# Keras's TensorFlow trainer looks at this many batches for their shapes before training.
+PROBED_BATCHES = 2
+
+
+class Batches(keras.utils.PyDataset):
+    """Images and labels batch by batch, in an order given by the seed and the epoch alone.
+
+    Pass it to `fit` with `shuffle=False`: by default `fit` shuffles the batches of a
+    PyDataset once more, with Python's global generator, and the order would then depend on
+    all that used that generator before.
+
+        batches = Batches(images, labels, 128, seed=0, initial_epoch=5)
+        model.fit(batches, shuffle=False, initial_epoch=5, epochs=200)
+
+    The epoch advances in `on_epoch_end`, which `fit` also calls once before its first epoch:
+    that call is recognised and does not count. Outside `fit`, `on_epoch_end` counts after a
+    whole pass over the batches (with two batches or fewer, after a `for` loop over them).
+    `set_epoch` sets the epoch outright. A second `fit` goes on with the epoch the first one
+    arrived at, where one broken off by `stop_training` counts as passed; under a
+    `tf.distribute` strategy, where every `fit` begins an epoch only to look at the data, make
+    new Batches for each. Leave `steps_per_epoch` at None: it would let an epoch end, and the
+    order change, in the middle of a pass.
+
+    Each batch is a pair of (images (batch, …), labels (batch, …)) with the dtypes given.
+
+    Args:
+        images: array (n, …), uint8 (n, height, width, channels) as `Splits` has them.
+        labels: array (n, …), int32 (n,) as `Splits` has them.
+        batch_size: images per batch, at least 1.
+        seed: integer of at least 0, or None for the order of the arrays in every epoch.
+        initial_epoch: the epoch, counted from 0, whose order comes first; the `initial_epoch`
+            of the `fit` that it is passed to.
+        drop_remainder: leaves out the images of an incomplete last batch: other ones in each
+            epoch, if there is a seed.
+
+    Raises:
+        ValueError: an argument out of range, or images and labels of different numbers.
+    """
+
+    def __init__(
+        self, images, labels, batch_size, seed=None, initial_epoch=0, drop_remainder=False
+    ):
+        super().__init__()
+        _check_whole("batch_size", batch_size, 1)
+        if seed is not None:
+            _check_whole("seed", seed, 0)
+        if len(images) != len(labels) or len(images) == 0:
+            raise ValueError(
+                "`images` and `labels` must have the same length of at least 1. "
+                f"Received: images=({len(images)}), labels=({len(labels)})"
+            )
+        if drop_remainder and batch_size > len(images):
+            raise ValueError(
+                f"`batch_size` must be at most the number of images, {len(images)}, with "
+                f"`drop_remainder`. Received: batch_size={batch_size}"
+            )
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_remainder = bool(drop_remainder)
+        self._told_of_an_end = False
+        _check_whole("initial_epoch", initial_epoch, 0)
+        self.set_epoch(initial_epoch)
+
+    def set_epoch(self, epoch):
+        """Makes `epoch`, counted from 0, the one whose batches come next.
+
+        Call it between epochs only, for instance where a callback restores a training.
+        """
+        _check_whole("epoch", epoch, 0)
+        self.epoch = int(epoch)
+        self._order = None
+        if self.seed is not None:
+            generator = np.random.default_rng((self.seed, self.epoch))
+            self._order = generator.permutation(len(self.images))
+        self._start_over()
+
+    def __len__(self):
+        """Number of batches in an epoch."""
+        if self.drop_remainder:
+            return len(self.images) // self.batch_size
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __getitem__(self, index):
+        """Returns batch `index`, 0 to len − 1, of the current epoch."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be of 0…{len(self) - 1}. Received: index={index}")
+        if len(self._delivered) == len(self):
+            self._delivered = set()
+            self._looped = False
+        self._delivered.add(index)
+        chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        if self._order is not None:
+            chosen = self._order[chosen]
+        return self.images[chosen], self.labels[chosen]
+
+    def __iter__(self):
+        """Goes through the current epoch once."""
+        for index in range(len(self)):
+            yield self[index]
+        self._looped = True
+
+    def on_epoch_begin(self):
+        """Called by `fit`: an epoch, or a look at the first batch to build the model, begins."""
+        self._begun = True
+
+    def on_epoch_end(self):
+        """Goes on to the next epoch if one has really been passed."""
+        passed = self._is_passed()
+        self._told_of_an_end = True
+        if passed:
+            self.set_epoch(self.epoch + 1)
+        else:
+            self._start_over()
+
+    def _is_passed(self):
+        """Says whether the batches of the current epoch have been used, not only looked at."""
+        if self._begun:
+            # The first call a `fit` makes comes before its first epoch. With some backends an
+            # epoch was begun by then, but only to build the model.
+            return self._told_of_an_end
+        # Without a beginning it is a loop by hand or that first call. What tells them apart is
+        # that Keras only probes a few batches, by index.
+        return self._looped or len(self._delivered) == len(self) > PROBED_BATCHES
+
+    def _start_over(self):
+        """Forgets what was delivered."""
+        self._begun = False
+        self._looped = False
+        self._delivered = set()
+
+
+def _check_whole(name, value, smallest):
+    """Raises ValueError where `value` is no whole number of at least `smallest`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < smallest:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {smallest}. Received: {name}={value!r}"
+        )

@@ -1,0 +1,113 @@
+"""Data sets prepared by TensorFlow Datasets: their supervised (image, label) pairs."""
+
+import numpy as np
+
+from sd_keras.data.raw import RawSets
+from sd_keras.data.tfds_files import missing_files, prepared_folder
+
+# Images decoded together; large enough that Python is not what takes the time.
+BATCH = 500
+
+
+def read_tfds(name, data_dir, image_size):
+    """Reads the train, validation and test sets that were prepared under `name`.
+
+    Args:
+        name: "NAME", "NAME/CONFIG", either with ":VERSION".
+        data_dir: folder that TensorFlow Datasets prepared into, or None for its default.
+        image_size: (height, width) to resize to, or None.
+
+    Returns:
+        RawSets in the order of the files. A set without labels (TensorFlow Datasets gives
+        each image the label −1, as to ImageNet's test images) counts as missing.
+
+    Raises:
+        FileNotFoundError: the data set is not prepared there; tells how to prepare it.
+        ValueError: no such name, not image classification, or images of different sizes
+            without `image_size`.
+        OSError: damaged files.
+    """
+    # Imported here: loading other kinds of data sets must not need TensorFlow.
+    import tensorflow_datasets as tfds
+
+    folder = prepared_folder(name, data_dir)
+    builder = tfds.builder_from_directory(folder)
+    image_key, label_key = _supervised_keys(name, builder.info)
+    if "train" not in builder.info.splits:
+        raise ValueError(
+            "`name` must be a data set with a 'train' split, but it has only "
+            f"{', '.join(sorted(builder.info.splits))}. Received: name={name!r}"
+        )
+    sets = {}
+    for part in ("train", "validation", "test"):
+        if part in builder.info.splits:
+            images, labels = _read_split(name, data_dir, builder, part, image_key, image_size)
+            if (labels >= 0).all():
+                sets[part] = (images, labels)
+    names = tuple(builder.info.features[label_key].names)
+    if "train" not in sets:
+        raise ValueError(f"`name` must be a data set with labels. Received: name={name!r}")
+    return RawSets(sets["train"], names, sets.get("validation"), sets.get("test"))
+
+
+def _supervised_keys(name, info):
+    """Returns the keys of the uint8 image and of the class label."""
+    import tensorflow_datasets as tfds
+
+    keys = info.supervised_keys
+    if isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys):
+        image, label = (info.features[key] for key in keys)
+        is_image = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
+        if is_image and isinstance(label, tfds.features.ClassLabel):
+            return keys
+    raise ValueError(
+        "`name` must be an image classification data set, whose supervised keys are a uint8 "
+        f"image and a class label; this one has supervised_keys={keys} of the features "
+        f"{', '.join(sorted(info.features))}. Received: name={name!r}"
+    )
+
+
+def _read_split(name, data_dir, builder, part, image_key, image_size):
+    """Returns images uint8 (n, h, w, c) and labels int32 (n,) of one split, in file order."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from sd_keras.data.images import resize
+
+    # Everything is read exactly once, so TensorFlow Datasets' own cache would only take memory.
+    options = tfds.ReadConfig(try_autocache=False)
+    pairs = builder.as_dataset(
+        split=part, as_supervised=True, shuffle_files=False, read_config=options
+    )
+    one_size = None not in builder.info.features[image_key].shape
+    if image_size is not None:
+        pairs = pairs.map(lambda x, y: (resize(x, image_size), y), tf.data.AUTOTUNE)
+        one_size = True
+    pairs = pairs.batch(BATCH if one_size else 1).prefetch(tf.data.AUTOTUNE)
+    try:
+        return _collect(pairs, builder.info.splits[part].num_examples)
+    except tf.errors.NotFoundError as error:
+        raise missing_files(name, data_dir, builder.data_path) from error
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise OSError(
+            f"The files of the data set in {builder.data_path} are damaged "
+            f"({type(error).__name__}); remove that folder and prepare it again. "
+            f"Received: name={name!r}"
+        ) from error
+
+
+def _collect(pairs, size):
+    """Fills arrays for `size` images from batches of (images, labels)."""
+    from sd_keras.data.images import check_same_size
+
+    images, labels, count = None, np.empty(size, "int32"), 0
+    for some_images, some_labels in pairs.as_numpy_iterator():
+        if images is None:
+            images = np.empty((size, *some_images.shape[1:]), "uint8")
+        # Batches hold images of one size, so the first of each speaks for all.
+        what = f"images {count} and 0 of the data set"
+        check_same_size(some_images[0], images.shape[1:], what)
+        images[count : count + len(some_images)] = some_images
+        labels[count : count + len(some_labels)] = some_labels
+        count += len(some_labels)
+    return images, labels
