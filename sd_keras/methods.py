@@ -212,7 +212,9 @@ def get(name, **arguments):
         )
     stray = sorted(set(arguments) - set(names))
     if stray:
-        raise ValueError(f"arguments for methods that `name` does not hold: {stray}. Received: {name=}")
+        raise ValueError(
+            f"arguments for methods that `name` does not hold: {stray}. Received: {name=}"
+        )
     first, *rest = (METHODS[part](**arguments.get(part, {})) for part in names)
     for method in rest:
         first = first + method

@@ -38,9 +38,7 @@ class Bottleneck(keras.layers.Layer):
         sizes = {"filters": filters, "pool": pool, "middle_filters": middle_filters}
         for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. Received: {name}={value!r}"
-                )
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
         self.filters = filters
         self.pool = pool
         self.middle_filters = middle_filters

@@ -86,9 +86,7 @@ def _taps(backbone, at):
     names = {layer.name: layer for layer in backbone.layers}
     if at is None:
         stages = sorted(
-            (int(match[1]), name)
-            for name in names
-            if (match := re.fullmatch(r"stage_(\d+)", name))
+            (int(match[1]), name) for name in names if (match := re.fullmatch(r"stage_(\d+)", name))
         )
         if not stages:
             raise ValueError(
@@ -118,7 +116,9 @@ def exit_names(network):
         ValueError: if the network's outputs are not a dict with `exit_1 …`.
     """
     outputs = getattr(network, "output", None)
-    names = [n for n in outputs if re.fullmatch(r"exit_\d+", n)] if isinstance(outputs, dict) else []
+    names = (
+        [n for n in outputs if re.fullmatch(r"exit_\d+", n)] if isinstance(outputs, dict) else []
+    )
     if not names:
         raise ValueError(
             "`network` must be a functional model with outputs exit_1, exit_2, …; make one with "

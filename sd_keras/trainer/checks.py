@@ -60,8 +60,7 @@ def check_images(images, network, argument="x"):
     expected = tuple(network.input_shape)
     shape = tuple(images.shape)
     fits = len(shape) == len(expected) and all(
-        want is None or have is None or want == have
-        for want, have in zip(expected[1:], shape[1:])
+        want is None or have is None or want == have for want, have in zip(expected[1:], shape[1:])
     )
     if not fits:
         raise ValueError(

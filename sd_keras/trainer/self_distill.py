@@ -230,10 +230,11 @@ class SelfDistillModel(BackendTrainer, keras.Model):
         """Restores the step and the random states. Called by Keras."""
         self.step.assign(store["step"])
         states = self._random_states()
-        saved = [key for key in store.keys() if key.startswith("random_state_")]
-        if len(saved) != len(states):
+        keys = list(store.keys())
+        saved = sum(key.startswith("random_state_") for key in keys)
+        if saved != len(states):
             raise ValueError(
-                f"the file holds {len(saved)} random states where the model has {len(states)}: "
+                f"the file holds {saved} random states where the model has {len(states)}: "
                 "it was saved with another distortion or other Dropout layers"
             )
         for index, state in enumerate(states):

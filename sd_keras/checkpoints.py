@@ -1,0 +1,74 @@
+"""A run's checkpoints: written whole or not at all, and found again."""
+
+import os
+import pathlib
+import re
+import warnings
+
+import keras
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the whole model after every epoch and keeps the last few.
+
+    Each file is written aside and renamed, so a run that is killed leaves whole files only.
+    A restored `SelfDistillModel` goes on as if it had not stopped: weights, optimizer,
+    schedules and random draws are in the file.
+
+    Args:
+        folder: where the files `epoch_00001.keras`, … go; created if missing.
+        keep: how many of the newest files stay.
+    """
+
+    def __init__(self, folder, keep=2):
+        super().__init__()
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1. Received: keep={keep}")
+        self.folder = pathlib.Path(folder)
+        self.keep = keep
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"epoch_{epoch + 1:05d}.keras"
+        # Keras asks for the ending; the first letter keeps `restore` from seeing the file.
+        aside = path.with_name(f".writing_{path.name}")
+        self.model.save(aside)
+        os.replace(aside, path)
+        for _, old in _files(self.folder)[: -self.keep]:
+            old.unlink()
+
+
+def restore(folder):
+    """Loads the newest readable checkpoint of a folder.
+
+    Args:
+        folder: of `Checkpoint`; need not exist.
+
+    Returns:
+        The model and the number of epochs it was trained; `(None, 0)` without checkpoint.
+        A file that cannot be read is passed over with a warning.
+
+    Raises:
+        ValueError: if there are checkpoints but none can be read.
+    """
+    files = _files(pathlib.Path(folder))
+    for epoch, path in reversed(files):
+        try:
+            return keras.models.load_model(path), epoch
+        except Exception as error:  # whatever a damaged zip or HDF5 file makes Keras raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warnings.warn(
+                f"checkpoint {path} cannot be read and is passed over: {reason}", stacklevel=2
+            )
+    if files:
+        raise ValueError(
+            f"`folder` holds no readable checkpoint; delete it to start anew. "
+            f"Received: folder={str(folder)!r} with {[path.name for _, path in files]}"
+        )
+    return None, 0
+
+
+def _files(folder):
+    """Returns (epochs trained, path) of each checkpoint, oldest first."""
+    matches = [(re.fullmatch(r"epoch_(\d+)\.keras", p.name), p) for p in folder.glob("*.keras")]
+    return sorted((int(match[1]), path) for match, path in matches if match)

@@ -1,0 +1,110 @@
+"""What a run tells a person: progress while it lasts, a table at its end."""
+
+import sys
+import time
+
+import keras
+
+
+class Progress(keras.callbacks.Callback):
+    """A progress bar with the few figures that matter, and one line per epoch.
+
+    Keras's own bar prints every metric of every exit. Away from a terminal only the lines.
+
+    Args:
+        epochs: number of epochs of the run.
+        images: training images per epoch, for the speed.
+    """
+
+    def __init__(self, epochs, images):
+        super().__init__()
+        self.epochs = epochs
+        self.images = images
+
+    def on_epoch_begin(self, epoch, logs=None):
+        steps = self.params["steps"] if sys.stdout.isatty() else None
+        self.bar = steps and keras.utils.Progbar(steps, stateful_metrics=["loss", "accuracy"])
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds = time.perf_counter() - self.start
+        if self.bar and batch + 1 < self.params["steps"]:
+            deepest = f"{self.model.exit_names[-1]}_accuracy"
+            self.bar.update(batch + 1, [("loss", logs["loss"]), ("accuracy", logs[deepest])])
+
+    def on_epoch_end(self, epoch, logs=None):
+        names = [*self.model.exit_names, "ensemble"]
+        prefix = "val_" if f"val_{names[0]}_accuracy" in logs else ""
+        accuracies = "  ".join(f"{n} {logs[f'{prefix}{n}_accuracy']:.4f}" for n in names)
+        label = "validation" if prefix else "training"
+        clear = "\r\033[K" if self.bar else ""
+        print(
+            f"{clear}epoch {epoch + 1}/{self.epochs}  loss {logs['loss']:.4f}  "
+            f"{label} accuracy: {accuracies}  {self.images / self.seconds:.0f} images/s",
+            flush=True,
+        )
+
+
+def table(header, rows):
+    """Lays out rows of cells under a header, numbers to the right.
+
+    Args:
+        header: list of column names.
+        rows: lists of cells of the same length; None shows as a dash.
+
+    Returns:
+        The table as text.
+    """
+    cells = [[str(h) for h in header]]
+    cells += [["–" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = []
+    for row in cells:
+        first, *rest = (
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        )
+        lines.append("  ".join([first, *rest]).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def exits_table(costs, measured, baseline=None):
+    """Lays out what each exit costs and how well it answers.
+
+    Args:
+        costs: of `analysis.costs`.
+        measured: a dict from the name of a split to what `analysis.evaluate_exits` returns.
+        baseline: None, or the same pair `(costs, measured)` of a plain network; its deepest
+            exit becomes the last row.
+
+    Returns:
+        The table as text: parameters, millions of multiply-accumulates, accuracy in percent.
+    """
+    rows = [_exit_row(name, name, costs, measured) for name in costs]
+    if baseline is not None:
+        deepest = [name for name in baseline[0] if name != "ensemble"][-1]
+        rows.append(_exit_row("plain baseline", deepest, *baseline))
+    return table(["exit", "parameters", "MACs (M)", *(f"{s} (%)" for s in measured)], rows)
+
+
+def measures_table(measured):
+    """Lays out what `analysis.evaluate_exits` returns, a row per exit."""
+    header = ["exit", "accuracy (%)", "top-5 (%)", "cross entropy", "calibration error (%)"]
+    rows = [
+        [
+            name,
+            f"{100 * values['accuracy']:.2f}",
+            f"{100 * values['top_5']:.2f}",
+            f"{values['cross_entropy']:.4f}",
+            f"{100 * values['calibration_error']:.2f}",
+        ]
+        for name, values in measured.items()
+    ]
+    return table(header, rows)
+
+
+def _exit_row(label, name, costs, measured):
+    cost = costs[name]
+    accuracies = [f"{100 * split[name]['accuracy']:.2f}" for split in measured.values()]
+    return [label, f"{cost['parameters']:,}", f"{cost['macs'] / 1e6:.2f}", *accuracies]

@@ -1,0 +1,46 @@
+"""What several test files share: a tiny network, tiny data."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+import sd_keras
+
+
+@pytest.fixture(autouse=True)
+def clean_keras():
+    """Each test starts from the same seed and precision, whatever ran before."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def images():
+    """32 raw images 8x8x1."""
+    return np.random.default_rng(1).integers(0, 256, (32, 8, 8, 1)).astype("uint8")
+
+
+@pytest.fixture
+def labels():
+    """32 class numbers 0…3."""
+    return np.random.default_rng(2).integers(0, 4, 32).astype("int32")
+
+
+def tiny_network(num_classes=4, at=None, **kwargs):
+    """A two-stage network with two exits, built in a moment."""
+    backbone = sd_keras.models.resnet((8, 8, 1), "cifar", (1, 1), (4, 8), **kwargs)
+    return sd_keras.attach_exits(backbone, num_classes, at=at)
+
+
+def tiny_model(method=None, distortion=None, at=None, compile_with=None, **kwargs):
+    """A compiled SelfDistillModel of the tiny network."""
+    model = sd_keras.SelfDistillModel(tiny_network(at=at), method, distortion, **kwargs)
+    settings = {"optimizer": sd_keras.optimizers.SGD(0.05), "metrics": ["accuracy"]}
+    model.compile(**settings | (compile_with or {}))
+    return model
