@@ -35,7 +35,8 @@ class Objective(keras.losses.Loss):
         super().__init__(name=name)
         if not callable(weight) and not weight >= 0:
             raise ValueError(
-                f"`weight` must be a number of at least 0 or a schedule. Received: weight={weight!r}"
+                "`weight` must be a number of at least 0 or a schedule. "
+                f"Received: weight={weight!r}"
             )
         self.weight = weight
 

@@ -18,7 +18,9 @@ def test_label_arrays_are_checked_on_entry(images, labels, wrong, call):
     model = tiny_model(BYOT)
     bad = labels.copy()
     bad[3] = wrong
-    with pytest.raises(ValueError, match=r"must hold class numbers 0…3.* Received: .*" + str(wrong)):
+    with pytest.raises(
+        ValueError, match=r"must hold class numbers 0…3.* Received: .*" + str(wrong)
+    ):
         if call == "validation_data":
             model.fit(images, labels, validation_data=(images, bad), verbose=0)
         else:
@@ -81,9 +83,7 @@ def test_images_that_are_not_finite(labels):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(
-    images, labels, jit_compile
-):
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(images, labels, jit_compile):
     import tensorflow as tf
 
     x = images.astype("float32")
@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(
     with pytest.raises(sd_keras.NonFiniteLossError) as error:
         model.fit(data, shuffle=False, verbose=0)
     assert error.value.step == 4
-    assert {"exit_1_loss", "exit_kl", "exit_hint"} <= set(error.value.terms)
+    assert {"exit_2_loss", "exit_kl"} <= set(error.value.terms)
     assert "training step 4" in str(error.value)
 
 
@@ -135,13 +135,13 @@ def test_two_views_needed_one_given(images, labels):
         ("sparse_categorical_crossentropy", "made for logits"),
         (keras.losses.CategoricalCrossentropy(), "made for logits"),
         (keras.losses.CategoricalCrossentropy(True, reduction="sum"), "mean over the batch"),
-        ({"exit_1": "mse"}, "must be one loss"),
+        ({"exit_1": "mse"}, "be one loss"),
         (lambda y, z: keras.ops.mean(z), "one value per example"),
     ],
 )
 def test_losses_that_do_not_fit(images, labels, loss, message):
     model = tiny_model(BYOT, compile_with={"loss": loss})
-    with pytest.raises(ValueError, match=f"`loss` must.*{message}|`loss` must {message}"):
+    with pytest.raises(ValueError, match=f"`loss` must .*{message}"):
         model.fit(images, labels, verbose=0)
 
 

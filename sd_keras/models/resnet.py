@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from sd_keras.layers import BatchNormalization, IdentityShortcut
+from sd_keras.layers import BatchNormalization, Conv2D, IdentityShortcut
 from sd_keras.layers.bottleneck import kernel_initializer
 
 
@@ -12,7 +12,7 @@ def _conv(x, filters, size, strides=1, name=None):
     # with stride 2 only below and to the right.
     if strides > 1 and size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    return layers.Conv2D(
+    return Conv2D(
         filters,
         size,
         strides=strides,
@@ -112,6 +112,12 @@ def resnet(
         raise ValueError(f"`stem` must be 'cifar' or 'imagenet'. Received: stem={stem!r}")
     image = keras.Input(input_shape, name="image")
     x = _stem(normalize(image, mean, std), stem, widths[0])
+    x = _stages(x, depths, widths, expansion, shortcut, split_last_stage)
+    return keras.Model(image, x, name=name)
+
+
+def _stages(x, depths, widths, expansion, shortcut, split_last_stage):
+    """All residual blocks; the last layer of each section is named `stage_…`."""
     section = 0
     for stage, (depth, width) in enumerate(zip(depths, widths), start=1):
         ends = {depth}
@@ -123,7 +129,7 @@ def resnet(
             output_name = f"stage_{section}" if block in ends else f"{prefix}_relu"
             strides = 2 if stage > 1 and block == 1 else 1
             x = _block(x, width, strides, expansion, shortcut, prefix, output_name)
-    return keras.Model(image, x, name=name)
+    return x
 
 
 def _imagenet_style(name, input_shape, stem, depths, expansion, **kwargs):

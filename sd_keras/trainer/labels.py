@@ -55,8 +55,12 @@ def range_message(low, high, num_classes, argument="y"):
     """The sentence about class numbers that the network does not have."""
     return (
         f"`{argument}` must hold class numbers 0…{num_classes - 1}, because the network has "
-        f"{num_classes} classes. Received: {argument} from {low:g} to {high:g}"
+        f"{num_classes} classes. Received: {argument} from {_plain(low)} to {_plain(high)}"
     )
+
+
+def _plain(number):
+    return int(number) if number == int(number) else float(number)
 
 
 class LabelRange(keras.metrics.Metric):

@@ -8,6 +8,7 @@ from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import checks, labels
 from sd_keras.trainer.guards import guarded
+from sd_keras.trainer.metrics import give_to_each
 
 if keras.config.backend() == "jax":
     from sd_keras.trainer.jax import BackendTrainer
@@ -152,7 +153,7 @@ class SelfDistillModel(BackendTrainer, keras.Model):
         if self._compile_metrics is not None:
             predictions = self.only_exits(outputs)
             predictions["ensemble"] = ensemble_logits(list(predictions.values()))
-            self._give_metrics_to_each(predictions)
+            give_to_each(self._compile_metrics, predictions)
             same = dict.fromkeys(predictions, targets)
             self._compile_metrics.update_state(same, predictions, sample_weight)
         results = self.get_metrics_result() | self._label_range.result()
@@ -161,20 +162,6 @@ class SelfDistillModel(BackendTrainer, keras.Model):
                 if objective.num_views > 1:
                     del results[objective.name]
         return results
-
-    def _give_metrics_to_each(self, predictions):
-        """Turns the list of metrics given to `compile` into fresh ones for each output.
-
-        Keras keeps a list of metrics for the first of several outputs only.
-        """
-        compiled = self._compile_metrics
-        if compiled.built:
-            return
-        for attribute in ("_user_metrics", "_user_weighted_metrics"):
-            given = getattr(compiled, attribute)
-            if given and not isinstance(given, dict):
-                each = {name: [_fresh(metric) for metric in given] for name in predictions}
-                setattr(compiled, attribute, each)
 
     @property
     def term_names(self):
@@ -251,10 +238,3 @@ class SelfDistillModel(BackendTrainer, keras.Model):
         deserialize = keras.saving.deserialize_keras_object
         parts = {k: v if k == "name" else deserialize(v, custom_objects) for k, v in config.items()}
         return cls(**parts)
-
-
-def _fresh(metric):
-    """Returns a copy of a metric object with its own state; names and functions as they are."""
-    if isinstance(metric, keras.metrics.Metric):
-        return type(metric).from_config(metric.get_config())
-    return metric

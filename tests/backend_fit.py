@@ -1,0 +1,76 @@
+"""Trains a tiny network for a few steps and prints what came of it; run per backend.
+
+    KERAS_BACKEND=jax python tests/backend_fit.py WEIGHTS OUTPUT
+
+WEIGHTS is written when it does not exist, read when it does, so that every backend starts
+from the same network; the views are ready-made, so that draws do not matter.
+"""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from conftest import tiny_model
+
+from sd_keras import methods
+from sd_keras.distortions import CropFlip
+from sd_keras.schedules import WarmUp
+
+
+def main(weights, output):
+    """Fits, evaluates, predicts, saves, loads, and goes on."""
+    generator = np.random.default_rng(0)
+    views = tuple(generator.integers(0, 256, (48, 8, 8, 1)).astype("uint8") for _ in range(2))
+    labels = generator.integers(0, 4, 48).astype("int32")
+    method = methods.be_your_own_teacher(alpha=WarmUp(0.5, 4)) + methods.data_distortion()
+    model = tiny_model(method)
+    if weights.exists():
+        model.load_weights(weights)
+    else:
+        model.save_weights(weights)
+    options = {"batch_size": 16, "shuffle": False, "epochs": 2, "verbose": 0}
+    validation = (views[0], labels)
+    history = model.fit(views, labels, validation_data=validation, **options).history
+    logits = model.predict(views[0], verbose=0)
+    results = {"history": history, "logits": {k: v.tolist() for k, v in logits.items()}}
+    results["drawn"] = drawn_views_go_on(views[0], labels, output.with_suffix(".keras"))
+    results["tensorflow"] = "tensorflow" in sys.modules
+    results["bad_labels"] = bad_labels(model, views, labels)
+    output.write_text(json.dumps(results))
+
+
+def drawn_views_go_on(images, labels, path):
+    """Trains with draws in the step, saves, loads; returns both continuations' losses."""
+    model = tiny_model(methods.data_distortion(), CropFlip(2, seed=3), at=[])
+    options = {"batch_size": 16, "shuffle": False, "verbose": 0}
+    state = model.distortion.seed_generator.state
+    before = [keras.ops.convert_to_numpy(state).tolist()]
+    model.fit(images, labels, **options)
+    before.append(keras.ops.convert_to_numpy(state).tolist())
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    losses = [m.fit(images, labels, **options).history["loss"] for m in (model, loaded)]
+    return {"losses": losses, "states": before, "steps": int(loaded.step.value)}
+
+
+def bad_labels(model, views, labels):
+    """Returns the error about a class number that a stream brings."""
+
+    class Stream(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return views, np.where(labels == 3, 9, labels)
+
+    try:
+        model.fit(Stream(), verbose=0, shuffle=False)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))

@@ -1,0 +1,161 @@
+"""The apps end to end, as processes, on the embedded digits."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import sd_keras
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICK = ("--epochs=2", "--batch_size=128", "--fraction=0.4")
+
+
+def app(name, *arguments, check=True):
+    done = subprocess.run(
+        [sys.executable, ROOT / "apps" / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run with both methods and its baseline."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, app("train_cifar.py", f"--workdir={workdir}", "--compare", *QUICK)
+
+
+def test_the_run_ends_with_a_table_and_files(finished):
+    workdir, done = finished
+    lines = done.stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("exit  "))
+    rows = [line.split("  ")[0] for line in lines[start + 2 : start + 7]]
+    assert rows == ["exit_1", "exit_2", "exit_3", "ensemble", "plain baseline"]
+    assert "epoch 2/2" in done.stdout
+    results = json.loads((workdir / "results.json").read_text())
+    assert set(results) == {"costs", "measured", "seconds", "flags", "versions"}
+    assert results["flags"]["seed"] == 0
+    assert results["measured"]["test"]["ensemble"]["accuracy"] > 0.1
+    with (workdir / "log.csv").open() as log:
+        assert [row["epoch"] for row in csv.DictReader(log)] == ["0", "1"]
+    assert list(workdir.glob("tensorboard/**/events*"))
+    network = keras.models.load_model(workdir / "network.keras")
+    assert sd_keras.exit_names(network) == ["exit_1", "exit_2", "exit_3"]
+    assert (workdir / "saved_model/1/saved_model.pb").is_file()
+    assert (workdir / "baseline/results.json").is_file()
+
+
+def test_evaluate_agrees_with_the_run(finished, tmp_path):
+    workdir, _ = finished
+    output = tmp_path / "figures.json"
+    done = app("evaluate.py", f"--network={workdir / 'network.keras'}", f"--output={output}")
+    figures = json.loads(output.read_text())
+    assert figures == json.loads((workdir / "results.json").read_text())["measured"]["test"]
+    assert "calibration error" in done.stdout
+
+
+def test_a_finished_run_is_shown_again_without_training(finished):
+    workdir, done = finished
+    again = app("train_cifar.py", f"--workdir={workdir}", "--compare", *QUICK)
+    assert again.stdout.splitlines()[-9:-2] == done.stdout.splitlines()[-9:-2]
+    assert "epoch 1/2" not in again.stdout
+
+
+def test_other_flags_are_refused_and_shown(finished):
+    workdir, _ = finished
+    before = (workdir / "network.keras").read_bytes()
+    done = app("train_cifar.py", f"--workdir={workdir}", "--seed=3", *QUICK, check=False)
+    assert done.returncode == 1
+    assert "`workdir` holds a run with other flags (seed: 0 → 3)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (workdir / "network.keras").read_bytes() == before
+
+
+def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
+    flags = ("--epochs=8", "--batch_size=128", "--fraction=0.4", "--method=data_distortion")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    app("train_cifar.py", f"--workdir={whole}", *flags)
+    command = [sys.executable, ROOT / "apps/train_cifar.py", f"--workdir={killed}", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(killed.glob("checkpoints/epoch_0000[2-6].keras")):
+        assert time.time() < deadline
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = app("train_cifar.py", f"--workdir={killed}", *flags)
+    assert "resuming after epoch" in done.stdout
+    networks = [keras.models.load_model(d / "network.keras") for d in (whole, killed)]
+    for a, b in zip(*(network.weights for network in networks)):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    logs = [(d / "log.csv").read_text().splitlines() for d in (whole, killed)]
+    assert logs[0][-1] == logs[1][-1]
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (("--dataset=cifar1000",), "`name` must be one of"),
+        (("--dataset=cifar100", "--data_dir=/nowhere"), "tfds build"),
+        (("--model=resnet9",), "`name` must be one of"),
+        (("--method=byot",), "be_your_own_teacher"),
+        (("--alpha=2",), "alpha"),
+        (("--precision=float8",), "precision"),
+        (("--epoch=2",), "epoch"),
+        (("digits",), "--name=value"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, tuple) else "",
+)
+def test_wrong_flags_end_with_a_sentence(tmp_path, flags, message):
+    done = app("train_cifar.py", f"--workdir={tmp_path / 'w'}", *flags, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_diverging_run_stops_and_says_where(tmp_path):
+    flags = ("--learning_rate=1e20", "--method=be_your_own_teacher", *QUICK)
+    done = app("train_cifar.py", f"--workdir={tmp_path}", *flags, check=False)
+    assert done.returncode == 1
+    assert "the loss is not finite at training step" in done.stderr
+    assert "exit_3_loss" in done.stderr
+    assert not list(tmp_path.glob("network.keras"))
+
+
+@pytest.mark.parametrize("backend", ["jax"])
+def test_the_main_job_runs_on_another_backend(tmp_path, backend, monkeypatch):
+    pytest.importorskip(backend)
+    monkeypatch.setitem(os.environ, "KERAS_BACKEND", backend)
+    done = app("train_cifar.py", f"--workdir={tmp_path}", *QUICK)
+    assert "ensemble" in done.stdout
+    assert not (tmp_path / "saved_model").exists()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["versions"]["backend"] == backend
+
+
+def test_evaluate_names_what_does_not_fit(finished, tmp_path):
+    done = app("evaluate.py", f"--network={tmp_path / 'none.keras'}", check=False)
+    assert "`network` must be a .keras file" in done.stderr
+    images = np.zeros((8, 4, 4, 1), "uint8")
+    labels = np.arange(8) % 2
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "small.npz", **arrays)
+    network = finished[0] / "network.keras"
+    dataset = f"npz:{tmp_path / 'small.npz'}"
+    done = app("evaluate.py", f"--network={network}", f"--dataset={dataset}", check=False)
+    assert done.returncode == 1
+    assert "`dataset` must have images of shape (8, 8, 1) and 10 classes" in done.stderr
