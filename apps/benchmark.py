@@ -18,8 +18,10 @@ One part or several, as words or by --what:
 
 What is compared runs in one process in turn, A B A B …, after two rounds of warm-up. A figure
 is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
-a machine's other work hits both sides alike. The bars are for resnet18 with 100 classes at the
-default batch sizes. Everything runs on the CPU; an accelerator is not used.
+a machine's other work hits both sides alike; the report says how many cores other programs
+kept busy, and `of fastest` is the ratio of the fastest calls of each side. The bars are for
+resnet18 with 100 classes at the default batch sizes. Everything runs on the CPU; an
+accelerator is not used.
 """
 
 import datetime
@@ -27,12 +29,12 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from absl import app, flags
@@ -61,6 +63,11 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("num_classes", 100, "Classes.", lower_bound=2)
 flags.DEFINE_list("precision", list(PRECISIONS), f"Precisions, of {', '.join(PRECISIONS)}.")
+flags.register_validator(
+    "precision",
+    lambda names: names and set(names) <= set(PRECISIONS),
+    message=f"--precision must be of {', '.join(PRECISIONS)}",
+)
 flags.DEFINE_integer("repeats", 10, "Rounds behind each figure.", lower_bound=1)
 flags.DEFINE_string("output", None, "JSON file to write.")
 
@@ -69,25 +76,12 @@ flags.DEFINE_string("output", None, "JSON file to write.")
 # answered at once, and the environment set at the end of this file comes first.
 
 
-def chosen_parts(words):
-    """Returns the parts asked for, in their own order; ends the program for others."""
-    asked = [*words, *(FLAGS.what.split(",") if FLAGS.what else [])]
-    unknown = [word for word in asked if word not in (*PARTS, "all")]
-    if unknown or not asked:
+def chosen_parts(asked):
+    """Returns the parts asked for, in their own order; ends the program for other words."""
+    if not asked or not set(asked) <= {*PARTS, "all"}:
         choices = ", ".join((*PARTS, "all"))
         raise SystemExit(f"what to measure must be of: {choices}. Received: {asked or None}")
     return PARTS if "all" in asked else [part for part in PARTS if part in asked]
-
-
-def check_flags():
-    """Ends the program for a model or precision that there is not."""
-    wrong = [name for name in FLAGS.precision if name not in PRECISIONS]
-    if wrong or not FLAGS.precision:
-        raise SystemExit(f"--precision must be of {PRECISIONS}. Received: {FLAGS.precision}")
-    from sd_keras.models import MODELS
-
-    if FLAGS.model not in MODELS:
-        raise SystemExit(f"--model must be one of {sorted(MODELS)}. Received: {FLAGS.model}")
 
 
 def measure(part):
@@ -114,11 +108,11 @@ def import_figures():
         return [float(word) for word in result.stdout.split()[-2:]]
 
     imports()  # fills the file cache
-    seconds = [imports() for _ in range(IMPORT_RUNS)]
+    seconds = [imports() for _ in range(min(IMPORT_RUNS, FLAGS.repeats))]
     keras_seconds = statistics.median(pair[0] for pair in seconds)
-    added = [pair[1] for pair in seconds]
-    beside = f"import keras {keras_seconds:.2f} s"
-    return [figure("import", "seconds sd_keras adds", added, "<=", 0.3, unit="s", beside=beside)]
+    row = {"values": [pair[1] for pair in seconds], "unit": "s"}
+    row["beside"] = f"import keras {keras_seconds:.2f} s"
+    return [figure("import", "seconds sd_keras adds", "<= 0.3", **row)]
 
 
 def machine():
@@ -151,27 +145,59 @@ def versions():
     return found
 
 
-def notes(parts, skipped):
+def foreign_seconds():
+    """Seconds that the machine's cores have worked for other programs, 0 where unknown."""
+    try:
+        first, _ = Path("/proc/stat").read_text().split("\n", 1)
+    except OSError:
+        return 0.0
+    ticks = [int(word) for word in first.split()[1:]]
+    # user, nice, system; idle and iowait left out; irq, softirq, steal
+    busy = (sum(ticks[:3]) + sum(ticks[5:8])) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:4])
+
+
+def notes(parts, skipped, other_cores):
     """What a reader has to know before reading the figures."""
     lines = []
     if "torch" in skipped:
         lines.append("torch is left out: PyTorch is not installed (pip install '.[torch]')")
-    if {"steps", "torch", "precision"} & set(parts) and "mixed_bfloat16" in FLAGS.precision:
-        missing = {False: "lacks AVX512-BF16", None: "does not tell whether it has AVX512-BF16"}
-        supported = machine()["avx512_bf16"]
-        if not supported:
-            lines.append(f"the processor {missing[supported]}: bars for bfloat16 may not apply")
+    if {"steps", "torch", "precision"} & set(parts) and not machine()["avx512_bf16"]:
+        lines.append("no AVX512-BF16 found: the bars for mixed_bfloat16 need it")
     defaults = ("model", "batch_size", "piece_batch_size", "num_classes")
     changed = [name for name in defaults if FLAGS[name].value != FLAGS[name].default]
     if changed:
         lines.append(f"the bars are for the defaults of {', '.join(changed)}, not for this run")
+    for part, cores in other_cores.items():
+        if cores > 0.1:
+            lines.append(f"other programs kept {cores:.1f} cores busy during {part}: too noisy")
     return lines
+
+
+def table(figures):
+    """Returns the figures as lines of text."""
+
+    def shown(value, unit):
+        if value is None:
+            return ""
+        return f"{value:.3%}" if unit == "%" else f"{value:.3f}{' s' if unit == 's' else ''}"
+
+    titles = ("part", "figure", "precision", "median", "min", "max", "of fastest")
+    rows = [(*titles, "bar", "met", "beside")]
+    for row in figures:
+        keys = ("median", "min", "max", "of_fastest")
+        numbers = [shown(row[key], row["unit"]) for key in keys]
+        direction, limit = row["bar"].split()
+        bar = f"{direction} {float(limit):.1%}" if row["unit"] == "%" else row["bar"]
+        about = (row["part"], row["name"], row["precision"] or "")
+        rows.append((*about, *numbers, bar, "yes" if row["met"] else "NO", row["beside"]))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def print_report(report):
     """Prints the report as a plain table."""
-    from benchmark_parts import table
-
     about = report["machine"]
     print(f"{about['processor']}, {about['cores']} cores, AVX512-BF16: {about['avx512_bf16']}")
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
@@ -184,30 +210,30 @@ def print_report(report):
 
 def main(argv):
     """Measures, prints and writes what is asked for."""
-    parts = chosen_parts(argv[1:])
+    asked = [*argv[1:], *(FLAGS.what.split(",") if FLAGS.what else [])]
+    parts = chosen_parts(asked)
     skipped = []
     if "torch" in parts and importlib.util.find_spec("torch") is None:
-        if "all" not in argv[1:] and FLAGS.what != "all":
+        if "all" not in asked:
             raise SystemExit("the torch part needs PyTorch: pip install '.[torch]'")
         skipped = ["torch"]
-    measured = [part for part in parts if part not in skipped]
-    if measured != ["import"]:
-        check_flags()
-    figures = []
-    for part in measured:
+    figures, other_cores = [], {}
+    for part in [part for part in parts if part not in skipped]:
         print(f"measuring {part} …", file=sys.stderr, flush=True)
+        start, foreign = time.perf_counter(), foreign_seconds()
         figures += measure(part)
         gc.collect()  # models are cyclic; the next part needs their memory
+        other_cores[part] = (foreign_seconds() - foreign) / (time.perf_counter() - start)
     names = ("model", "batch_size", "piece_batch_size", "num_classes", "precision", "repeats")
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
         "settings": {name: FLAGS[name].value for name in names},
-        "notes": notes(parts, skipped),
+        "notes": notes(parts, skipped, other_cores),
+        "other_cores": other_cores,
         "figures": figures,
     }
-    assert all(math.isfinite(figure["median"]) for figure in figures)
     print_report(report)
     if FLAGS.output:
         Path(FLAGS.output).write_text(json.dumps(report, indent=2) + "\n")

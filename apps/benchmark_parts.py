@@ -23,11 +23,11 @@ tf.get_logger().setLevel("ERROR")
 WARM_UP = 2
 IMAGE_SHAPE = (32, 32, 3)
 BOTH = "be_your_own_teacher+data_distortion"
-# How often a step of every variant is allowed to outlast the plain one.
+# How many plain steps a step of each method may take.
 STEP_BARS = {
-    "be_your_own_teacher": {"float32": 1.12, "mixed_bfloat16": 1.18},
-    "data_distortion": {"float32": 2.1, "mixed_bfloat16": 2.1},
-    BOTH: {"float32": 2.4, "mixed_bfloat16": 2.4},
+    "be_your_own_teacher": {"float32": "<= 1.12", "mixed_bfloat16": "<= 1.18"},
+    "data_distortion": {"float32": "<= 2.1", "mixed_bfloat16": "<= 2.1"},
+    BOTH: {"float32": "<= 2.4", "mixed_bfloat16": "<= 2.4"},
 }
 
 
@@ -54,24 +54,26 @@ def interleave(functions, repeats):
     return seconds
 
 
-def ratios(numerators, denominators):
-    """The ratio within each round."""
-    return [a / b for a, b in zip(numerators, denominators)]
+def compare(numerators, denominators):
+    """Returns the ratio within each round, and that of the fastest calls of each side."""
+    values = [a / b for a, b in zip(numerators, denominators)]
+    return {"values": values, "of_fastest": min(numerators) / min(denominators)}
 
 
-def figure(part, name, values, direction, limit, unit="x", precision=None, beside="", **more):
+def figure(part, name, bar, values, of_fastest=None, unit="x", precision=None, **more):
     """One row of the report: the median of the values, and whether it reaches its bar.
 
     Args:
         part, name: of the figure.
+        bar: for instance `"<= 1.12"`.
         values: one per round.
-        direction, limit: the bar, for instance `"<=", 1.12`.
+        of_fastest: the same from the fastest call of each side, for machines that are busy.
         unit: "x" for a ratio, "%" for a share (values are shares of 1), "s" for seconds.
         precision: dtype policy of what was measured, if it matters.
-        beside: text for the table.
-        **more: further keys for the JSON file.
+        **more: further keys; `beside` is text for the table.
     """
     median = statistics.median(values)
+    direction, limit = bar.split()
     return {
         "part": part,
         "name": name,
@@ -80,33 +82,12 @@ def figure(part, name, values, direction, limit, unit="x", precision=None, besid
         "median": median,
         "min": min(values),
         "max": max(values),
-        "bar": f"{direction} {limit}",
-        "met": median <= limit if direction == "<=" else median >= limit,
+        "of_fastest": of_fastest,
+        "bar": bar,
+        "met": median <= float(limit) if direction == "<=" else median >= float(limit),
         "values": values,
-        "beside": beside,
         **more,
     }
-
-
-def table(figures):
-    """Returns the figures as lines of text."""
-
-    def shown(value, unit):
-        return f"{value:.3%}" if unit == "%" else f"{value:.3f}{' s' if unit == 's' else ''}"
-
-    rows = [("part", "figure", "precision", "median", "min … max", "bar", "met", "beside")]
-    for row in figures:
-        median, low, high = (shown(row[key], row["unit"]) for key in ("median", "min", "max"))
-        direction, limit = row["bar"].split()
-        unit = {"%": lambda x: f"{float(x):.1%}", "s": lambda x: f"{x} s"}
-        bar = f"{direction} {unit.get(row['unit'], str)(limit)}"
-        met = "yes" if row["met"] else "NO"
-        precision = row["precision"] or ""
-        spread = f"{low} … {high}"
-        rows.append((row["part"], row["name"], precision, median, spread, bar, met, row["beside"]))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def batch(settings, batch_size):
@@ -116,7 +97,7 @@ def batch(settings, batch_size):
     return images, generator.integers(0, settings.num_classes, batch_size, dtype="int32")
 
 
-def trainer(settings, precision, method="baseline", exits=None, distortion="crop_flip"):
+def trainer(settings, precision, method="baseline", exits=None, distort=True):
     """Returns a compiled SelfDistillModel.
 
     Args:
@@ -124,7 +105,7 @@ def trainer(settings, precision, method="baseline", exits=None, distortion="crop
         precision: dtype policy.
         method: name of the method.
         exits: "one" or "all"; None takes as many as the method needs.
-        distortion: "crop_flip", or None.
+        distort: whether CropFlip draws the views.
     """
     method = methods.get(method)
     exits = exits or ("all" if method.min_exits > 1 else "one")
@@ -135,7 +116,7 @@ def trainer(settings, precision, method="baseline", exits=None, distortion="crop
         backbone = models.build(settings.model, input_shape=IMAGE_SHAPE)
         at = [] if exits == "one" else None
         network = attach_exits(backbone, settings.num_classes, at=at)
-        model = SelfDistillModel(network, method, CropFlip(seed=0) if distortion else None)
+        model = SelfDistillModel(network, method, CropFlip(seed=0) if distort else None)
     finally:
         keras.config.set_dtype_policy(before)
     optimizer = SGD(0.1, momentum=0.9, weight_decay=5e-4)
@@ -149,7 +130,7 @@ def step_of(model, settings, batch_size):
     return lambda: model.train_on_batch(images, labels)
 
 
-def per_step(model):
+def multiply_accumulates(model):
     """Multiply-accumulates of a forward pass over all views of an image."""
     return analysis.costs(model.network)["ensemble"]["macs"] * model.method.num_views
 
@@ -158,42 +139,33 @@ def steps_figures(settings):
     """A step of each method against a step of the plain network, on batches of one size."""
     figures = []
     for precision in settings.precision:
-        names = ("baseline", *STEP_BARS)
-        trainers = {name: trainer(settings, precision, name) for name in names}
+        trainers = {n: trainer(settings, precision, n) for n in ("baseline", *STEP_BARS)}
         steps = {n: step_of(m, settings, settings.batch_size) for n, m in trainers.items()}
+        macs = {n: multiply_accumulates(m) for n, m in trainers.items()}
         seconds = interleave(steps, settings.repeats)
-        plain = statistics.median(seconds["baseline"])
+        medians = {n: statistics.median(values) for n, values in seconds.items()}
         for name, bars in STEP_BARS.items():
-            bound = per_step(trainers[name]) / per_step(trainers["baseline"])
-            median = statistics.median(seconds[name])
-            figures.append(
-                figure(
-                    "steps",
-                    f"{name} / plain step",
-                    ratios(seconds[name], seconds["baseline"]),
-                    "<=",
-                    bars[precision],
-                    precision=precision,
-                    beside=f"{bound:.3f} in multiply-accumulates; {median:.3f} s / {plain:.3f} s",
-                    macs_ratio=bound,
-                    seconds=median,
-                    plain_seconds=plain,
-                )
-            )
+            bound = macs[name] / macs["baseline"]
+            times = f"{medians[name]:.3f} / {medians['baseline']:.3f} s"
+            row = compare(seconds[name], seconds["baseline"]) | {
+                "precision": precision,
+                "beside": f"{bound:.3f} in multiply-accumulates; {times}",
+                "macs_ratio": bound,
+                "seconds": [medians[name], medians["baseline"]],
+            }
+            figures.append(figure("steps", f"{name} / plain step", bars[precision], **row))
     return figures
 
 
 def precision_figures(settings):
     """Images per second of the plain step in mixed_bfloat16 against float32."""
-    both = ("float32", "mixed_bfloat16")
+    both = ("mixed_bfloat16", "float32")
     steps = {p: step_of(trainer(settings, p), settings, settings.batch_size) for p in both}
     seconds = interleave(steps, settings.repeats)
-    speeds = {p: settings.batch_size / statistics.median(seconds[p]) for p in both}
-    beside = f"{speeds['mixed_bfloat16']:.1f} / {speeds['float32']:.1f} images/s"
-    values = ratios(seconds["float32"], seconds["mixed_bfloat16"])
-    name = "mixed_bfloat16 / float32 images/s"
-    more = {"images_per_second": speeds}
-    return [figure("precision", name, values, ">=", 1.6, beside=beside, **more)]
+    speeds = [settings.batch_size / statistics.median(seconds[p]) for p in both]
+    row = compare(seconds["float32"], seconds["mixed_bfloat16"])
+    row |= {"beside": "{:.1f} / {:.1f} images/s".format(*speeds), "images_per_second": speeds}
+    return [figure("precision", "mixed_bfloat16 / float32 images/s", ">= 1.6", **row)]
 
 
 def distortion_figures(settings):
@@ -202,29 +174,26 @@ def distortion_figures(settings):
     Keras's RandomCrop draws one place for the whole batch where CropFlip draws one for each
     image, so Keras's layers do the easier work. Both get raw images, as in training.
     """
-    images, _ = batch(settings, settings.piece_batch_size)
-    images = tf.constant(images)
-    height, width = IMAGE_SHAPE[:2]
+    images = tf.constant(batch(settings, settings.piece_batch_size)[0])
     crop_flip = CropFlip(padding=4, seed=0)
     stock = keras.Sequential(
         [
             keras.layers.ZeroPadding2D(4),
-            keras.layers.RandomCrop(height, width, seed=0),
+            keras.layers.RandomCrop(*IMAGE_SHAPE[:2], seed=0),
             keras.layers.RandomFlip("horizontal", seed=0),
         ]
     )
     ours = tf.function(lambda x: crop_flip(x), autograph=False)
     keras_layers = tf.function(lambda x: stock(x, training=True), autograph=False)
-    pieces = {"ours": (lambda: ours(images), 20), "keras": (lambda: keras_layers(images), 20)}
+    pieces = {"keras": (lambda: keras_layers(images), 20), "ours": (lambda: ours(images), 20)}
     seconds = interleave(pieces, settings.repeats)
-    times = [statistics.median(seconds[name]) * 1e3 for name in ("keras", "ours")]
-    beside = "{:.2f} ms / {:.2f} ms".format(*times)
-    values = ratios(seconds["keras"], seconds["ours"])
-    figures = [figure("distortion", "Keras's layers / CropFlip", values, ">=", 2.0, beside=beside)]
+    times = [statistics.median(values) * 1e3 for values in seconds.values()]
+    row = compare(*seconds.values()) | {"beside": "{:.2f} / {:.2f} ms".format(*times)}
+    figures = [figure("distortion", "Keras's layers / CropFlip", ">= 2.0", **row)]
     for precision in settings.precision:
         model = trainer(settings, precision)
-        more = {"bar": 0.005, "precision": precision}
-        figures.append(share("distortion", "CropFlip", pieces["ours"], model, settings, **more))
+        row = share(pieces["ours"], model, settings) | {"precision": precision}
+        figures.append(figure("distortion", "CropFlip / step", "<= 0.005", **row))
     return figures
 
 
@@ -234,8 +203,8 @@ def losses_figures(settings):
     for precision in settings.precision:
         model = trainer(settings, precision, BOTH)
         piece = (loss_and_gradient(model, settings), 10)
-        more = {"bar": 0.01, "precision": precision}
-        figures.append(share("losses", "losses and gradient", piece, model, settings, **more))
+        row = share(piece, model, settings) | {"precision": precision}
+        figures.append(figure("losses", "losses and gradient / step", "<= 0.01", **row))
     return figures
 
 
@@ -247,7 +216,8 @@ def loss_and_gradient(model, settings):
     """
     images, labels = batch(settings, settings.piece_batch_size)
     labels = tf.constant(labels)
-    outputs = model(tuple(model.distortion(tf.constant(images)) for _ in range(2)), training=True)
+    views = tuple(model.distortion(tf.constant(images)) for _ in range(model.method.num_views))
+    outputs = tf.function(lambda x: model(x, training=True), autograph=False)(views)
 
     @tf.function(autograph=False)
     def compiled(outputs, labels):
@@ -259,12 +229,10 @@ def loss_and_gradient(model, settings):
     return lambda: compiled(outputs, labels)
 
 
-def share(part, name, piece, model, settings, bar, precision):
-    """A figure: the time of a piece over the time of a whole step with equally many images."""
+def share(piece, model, settings):
+    """Compares the time of a piece with that of a whole step on equally many images."""
     step = step_of(model, settings, settings.piece_batch_size)
-    seconds = interleave({"step": step, "piece": piece}, settings.repeats)
-    values = ratios(seconds["piece"], seconds["step"])
-    medians = [statistics.median(seconds[key]) for key in ("piece", "step")]
+    seconds = interleave({"piece": piece, "step": step}, settings.repeats)
+    medians = [statistics.median(values) for values in seconds.values()]
     beside = f"{medians[0] * 1e3:.2f} ms of {medians[1]:.3f} s"
-    title = f"{name} / step"
-    return figure(part, title, values, "<=", bar, "%", precision=precision, beside=beside)
+    return compare(*seconds.values()) | {"unit": "%", "beside": beside, "seconds": medians}

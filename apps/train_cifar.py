@@ -20,6 +20,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 from absl import app, flags, logging
 
 import sd_keras
@@ -144,9 +145,10 @@ def train_and_measure(splits, method_name, workdir):
 
 
 def part_of(train):
-    """Returns the share of the training images that `--fraction` asks for."""
+    """Returns the share of the training images that `--fraction` asks for, drawn by the seed."""
     count = max(1, round(FLAGS.fraction * len(train[0])))
-    return train[0][:count], train[1][:count]
+    chosen = np.sort(np.random.default_rng(FLAGS.seed).permutation(len(train[0]))[:count])
+    return train[0][chosen], train[1][chosen]
 
 
 def build_method(name):

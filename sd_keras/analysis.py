@@ -105,7 +105,16 @@ def evaluate_exits(network, images, labels, batch_size=256, bins=15):
     outputs = network.predict(images, batch_size=batch_size, verbose=0)
     logits = {name: outputs[name] for name in names}
     logits["ensemble"] = keras.ops.convert_to_numpy(ensemble_logits(list(logits.values())))
-    labels = np.asarray(labels).reshape(-1)
+    labels = np.asarray(labels)
+    classes = logits["ensemble"].shape[1]
+    if labels.shape not in ((len(images),), (len(images), 1)) or not (
+        labels.min() >= 0 and labels.max() < classes
+    ):
+        raise ValueError(
+            f"`labels` must be class numbers 0…{classes - 1}, one per image ({len(images)},). "
+            f"Received: labels of shape {labels.shape} from {labels.min()} to {labels.max()}"
+        )
+    labels = labels.reshape(-1)
     return {name: _measure(values, labels, bins) for name, values in logits.items()}
 
 
@@ -114,8 +123,10 @@ def _measure(logits, labels, bins):
     shifted = logits - logits.max(1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     true = log_probabilities[np.arange(len(labels)), labels]
-    # Rank of the true class: how many classes are strictly more probable.
-    rank = (log_probabilities > true[:, None]).sum(1)
+    # Rank of the true class; among equals the lower class number comes first, as in argmax.
+    equal = log_probabilities == true[:, None]
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((log_probabilities > true[:, None]) | (equal & before)).sum(1)
     predicted = log_probabilities.argmax(1)
     return {
         "accuracy": float((predicted == labels).mean()),

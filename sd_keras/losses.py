@@ -5,6 +5,7 @@ of its inputs; `mean_discrepancy` is the exception and returns a scalar, because
 batches. Teachers and targets are detached: the gradient with respect to them is zero.
 """
 
+import keras
 from keras import ops
 
 TEMPERATURE_SCALINGS = ("none", "T", "T2")
@@ -13,7 +14,8 @@ TEMPERATURE_SCALINGS = ("none", "T", "T2")
 def _float(x):
     """Casts integers and 16-bit floats to float32; log-softmax in 16 bits is inexact."""
     x = ops.convert_to_tensor(x)
-    return x if str(x.dtype).removeprefix("torch.") == "float64" else ops.cast(x, "float32")
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return x if dtype == "float64" else ops.cast(x, "float32")
 
 
 def temperature_factor(temperature, scaling):
@@ -61,8 +63,11 @@ def kl_divergence(target_logits, logits, temperature=1.0, scaling="none"):
     Returns:
         `(n,)`.
     """
-    target = ops.log_softmax(ops.stop_gradient(_float(target_logits)) / temperature, axis=-1)
-    predicted = ops.log_softmax(_float(logits) / temperature, axis=-1)
+    logits = _float(logits)
+    temperature = ops.cast(temperature, logits.dtype)
+    target = ops.stop_gradient(ops.cast(target_logits, logits.dtype))
+    target = ops.log_softmax(target / temperature, axis=-1)
+    predicted = ops.log_softmax(logits / temperature, axis=-1)
     divergence = ops.sum(ops.exp(target) * (target - predicted), axis=-1)
     return temperature_factor(temperature, scaling) * divergence
 

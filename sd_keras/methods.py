@@ -48,15 +48,15 @@ class Method:
     shallow_label_weight: object = None
 
     def __post_init__(self):
-        names = [objective.name for objective in self.objectives]
         if not all(isinstance(objective, Objective) for objective in self.objectives):
             raise ValueError(
                 "`objectives` must be a tuple of sd_keras objectives. "
                 f"Received: objectives={self.objectives}"
             )
-        if len(set(names)) < len(names):
+        names = [objective.name for objective in self.objectives]
+        if len(set(names)) < len(names) or "loss" in names:
             raise ValueError(
-                "`objectives` must have different names (give `name=` to one of a kind). "
+                "`objectives` must have different names, none of them 'loss' (give `name=`). "
                 f"Received: objectives named {names}"
             )
         needed = max([1] + [objective.num_views for objective in self.objectives])
@@ -64,6 +64,13 @@ class Method:
             raise ValueError(
                 f"`num_views` must be 1 or 2, and at least the {needed} that the objectives "
                 f"compare. Received: num_views={self.num_views}"
+            )
+
+        weight = self.shallow_label_weight
+        if weight is not None and not callable(weight) and not weight >= 0:
+            raise ValueError(
+                "`shallow_label_weight` must be a number of at least 0, a schedule or None. "
+                f"Received: shallow_label_weight={weight!r}"
             )
 
     @property

@@ -35,7 +35,7 @@ class Objective(keras.losses.Loss):
         super().__init__(name=name)
         if not callable(weight) and not weight >= 0:
             raise ValueError(
-                "`weight` must be a number of at least 0 or a schedule. "
+                f"`weight` of {name} must be a number of at least 0 or a schedule. "
                 f"Received: weight={weight!r}"
             )
         self.weight = weight
@@ -79,7 +79,7 @@ class _Softened(Objective):
         super().__init__(weight, name)
         if not callable(temperature) and not temperature > 0:
             raise ValueError(
-                "`temperature` must be a positive number or a schedule. "
+                f"`temperature` of {name} must be a positive number or a schedule. "
                 f"Received: temperature={temperature!r}"
             )
         losses.temperature_factor(1.0, scaling)  # refuses an unknown scaling

@@ -22,13 +22,22 @@ class SGD(keras.optimizers.SGD):
         momentum: share of the velocity kept per step.
         nesterov: look ahead along the velocity.
         weight_decay: L2 coefficient, applied to every trainable variable unless
-            `exclude_from_weight_decay` says otherwise. None or 0 for none.
+            `undecayed` says otherwise. None or 0 for none.
+        undecayed: strings; a variable whose name holds one of them is not decayed, for
+            instance `("bias", "gamma", "beta")`. Unlike a call of Keras's
+            `exclude_from_weight_decay`, it is saved with the optimizer.
         **kwargs: as `keras.optimizers.SGD`; clipping acts on the gradient before the decay
             is added.
     """
 
     def __init__(
-        self, learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=None, **kwargs
+        self,
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=None,
+        undecayed=(),
+        **kwargs,
     ):
         if weight_decay is not None and weight_decay < 0:
             raise ValueError(
@@ -41,6 +50,9 @@ class SGD(keras.optimizers.SGD):
             weight_decay=weight_decay,
             **kwargs,
         )
+        self.undecayed = tuple(undecayed)
+        if self.undecayed:
+            self.exclude_from_weight_decay(var_names=list(self.undecayed))
 
     def _apply_weight_decay(self, variables):
         """Keras's own decay is left out: `update_step` adds it to the gradient."""
@@ -79,3 +91,6 @@ class SGD(keras.optimizers.SGD):
             momentum=tf.cast(self.momentum, gradient.dtype),
             use_nesterov=self.nesterov,
         )
+
+    def get_config(self):
+        return super().get_config() | {"undecayed": self.undecayed}

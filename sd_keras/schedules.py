@@ -24,6 +24,13 @@ def multi_step(initial, boundaries, factor=0.1):
             `[epoch * steps_per_epoch for epoch in (75, 130, 180)]`.
         factor: what the value is multiplied by at each boundary.
     """
+    if list(boundaries) != sorted(set(boundaries)) or min(boundaries, default=1) < 1:
+        raise ValueError(
+            "`boundaries` must be rising steps of at least 1. "
+            f"Received: boundaries={list(boundaries)}"
+        )
+    if not boundaries:
+        return keras.optimizers.schedules.PiecewiseConstantDecay([0], [initial, initial])
     values = [initial * factor**index for index in range(len(boundaries) + 1)]
     # Keras keeps the old value at the boundary itself; a drop "at step b" starts there.
     return keras.optimizers.schedules.PiecewiseConstantDecay([b - 1 for b in boundaries], values)

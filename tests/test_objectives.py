@@ -37,9 +37,7 @@ A, B = made_up_view(1), made_up_view(2)
 
 def exit_kl(view, temperature, exits=EXITS):
     shallow = range(1, exits)
-    return sum(
-        reference_kl(view[f"exit_{exits}"], view[f"exit_{i}"], temperature) for i in shallow
-    )
+    return sum(reference_kl(view[f"exit_{exits}"], view[f"exit_{i}"], temperature) for i in shallow)
 
 
 def exit_hint(view, exits=EXITS):
@@ -50,8 +48,7 @@ def exit_hint(view, exits=EXITS):
 def view_kl(temperature, exits):
     names = [f"exit_{i}" for i in exits]
     return sum(
-        reference_kl(A[n], B[n], temperature) + reference_kl(B[n], A[n], temperature)
-        for n in names
+        reference_kl(A[n], B[n], temperature) + reference_kl(B[n], A[n], temperature) for n in names
     )
 
 
@@ -108,21 +105,19 @@ def test_more_than_nine_exits_have_the_numerically_last_as_teacher():
 def test_one_exit_view_objectives_compare_that_exit():
     a, b = ({k: v for k, v in view.items() if k.endswith("_1")} for view in (A, B))
     got = objectives.ViewKL(temperature=1.0).call(LABELS, (a, b))
-    close(got, reference_kl(A["exit_1"], B["exit_1"], 1) + reference_kl(B["exit_1"], A["exit_1"], 1))
+    close(
+        got, reference_kl(A["exit_1"], B["exit_1"], 1) + reference_kl(B["exit_1"], A["exit_1"], 1)
+    )
 
 
 def test_numbers_of_views_and_exits():
-    needs = {kind: (kind.num_views, kind.min_exits) for kind in map(type, map(first, CASES.values()))}
-    assert needs == {
+    kinds = {type(objective) for objective, *_ in CASES.values()}
+    assert {kind: (kind.num_views, kind.min_exits) for kind in kinds} == {
         objectives.ExitKL: (1, 2),
         objectives.ExitHint: (1, 2),
         objectives.ViewKL: (2, 1),
         objectives.ViewMMD: (2, 1),
     }
-
-
-def first(case):
-    return case[0]
 
 
 def test_papers_defaults():
@@ -132,7 +127,12 @@ def test_papers_defaults():
     assert hint.weight == 6.4e-5
     assert (view.weight, view.temperature, view.scaling, view.exits) == (1, 3, "none", "deepest")
     assert (mmd.weight, mmd.exits) == (5e-4, "deepest")
-    assert [o.name for o in (kl, hint, view, mmd)] == ["exit_kl", "exit_hint", "view_kl", "view_mmd"]
+    assert [o.name for o in (kl, hint, view, mmd)] == [
+        "exit_kl",
+        "exit_hint",
+        "view_kl",
+        "view_mmd",
+    ]
 
 
 def test_trap_3_deepest_exit_is_detached():
@@ -250,7 +250,7 @@ def network():
     return attach_exits(models.build("resnet8", (8, 8, 1)), CLASSES)
 
 
-def total_loss(network, method, **views):
+def total_loss(network, method):
     """The model's total as a function of one dict of outputs per view."""
     model = SelfDistillModel(network, method)
     model.compile(optimizer="sgd")

@@ -78,5 +78,7 @@ def test_serialization_keeps_the_values(schedule):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert type(copy) is type(schedule) and copy is not schedule
     steps = range(10)
-    np.testing.assert_array_equal([float(copy(s)) for s in steps], [float(schedule(s)) for s in steps])
+    np.testing.assert_array_equal(
+        [float(copy(s)) for s in steps], [float(schedule(s)) for s in steps]
+    )
     assert copy.get_config() == schedule.get_config()

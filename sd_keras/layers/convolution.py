@@ -26,7 +26,8 @@ class Conv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         """The convolution without bias and activation. Called by Keras."""
         if self._is_slow_in_bfloat16(inputs):
-            return _convolution()(inputs, kernel)
+            # A Keras variable would hide from tf.custom_gradient behind its tensor.
+            return _convolution()(inputs, keras.ops.cast(kernel, self.compute_dtype))
         return super().convolution_op(inputs, kernel)
 
     def _is_slow_in_bfloat16(self, inputs):

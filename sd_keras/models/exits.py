@@ -1,5 +1,6 @@
 """Exits on a backbone: attach them, name them, cut the network at one of them."""
 
+import numbers
 import re
 
 import keras
@@ -38,7 +39,7 @@ def attach_exits(backbone, num_classes, at=None, bottleneck="scala"):
     taps = _taps(backbone, at)
     features = []
     for index, tap in enumerate(taps, start=1):
-        pool = max(1, tap.shape[1] // deepest.shape[1])
+        pool = max(1, min(tap.shape[axis] // deepest.shape[axis] for axis in (1, 2)))
         head = Bottleneck(deepest.shape[-1], pool, name=f"bottleneck_{index}")
         features.append(head(tap))
     features.append(deepest)
@@ -60,7 +61,7 @@ def _classifier(vector, num_classes, index):
 
 
 def _check_arguments(backbone, num_classes, bottleneck):
-    if not isinstance(num_classes, int) or num_classes < 2:
+    if not isinstance(num_classes, numbers.Integral) or num_classes < 2:
         raise ValueError(
             f"`num_classes` must be an integer of at least 2. Received: num_classes={num_classes!r}"
         )
@@ -96,7 +97,7 @@ def _taps(backbone, at):
             )
         at = [name for _, name in stages if names[name].output is not backbone.output]
     for name in at:
-        if name not in names or len(getattr(names[name].output, "shape", ())) != 4:
+        if name not in _feature_maps(backbone):
             raise ValueError(
                 "`at` must name layers of the backbone that give a feature map: "
                 f"{_feature_maps(backbone)}. Received: at={list(at)!r}, of which {name!r} is none"

@@ -1,0 +1,213 @@
+"""Methods: what they train on, their sums, their names, their files."""
+
+import keras
+import numpy as np
+import pytest
+
+from sd_keras import methods
+from sd_keras.objectives import ExitHint, ExitKL, ViewKL, ViewMMD
+from sd_keras.schedules import WarmUp, multi_step
+
+# name: label weights of four exits, kinds of objectives, views, least number of exits
+EXPECTED = {
+    "baseline": ([0, 0, 0, 1], [], 1, 1),
+    "two_branch": ([0, 0, 0, 1], [], 2, 1),
+    "deep_supervision": ([1, 1, 1, 1], [], 1, 2),
+    "be_your_own_teacher": ([0.5, 0.5, 0.5, 1], [ExitKL, ExitHint], 1, 2),
+    "data_distortion": ([0, 0, 0, 1], [ViewKL, ViewMMD], 2, 1),
+}
+SCHEDULE = multi_step(0.8, [5], 0.5)
+
+
+def kinds(method):
+    return [type(objective) for objective in method.objectives]
+
+
+def round_trip(thing):
+    return keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(thing))
+
+
+def test_every_method_is_expected():
+    assert set(methods.METHODS) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_a_method_trains_on(name):
+    weights, objectives, views, exits = EXPECTED[name]
+    method = methods.METHODS[name]()
+    assert method.name == name
+    assert method.label_weights(4, step=0) == weights
+    assert method.label_weights(1, step=0) == [1]
+    assert kinds(method) == objectives
+    assert (method.num_views, method.min_exits) == (views, exits)
+
+
+def test_trap_4_deepest_label_weight_is_1_for_every_alpha():
+    for alpha in (0, 0.3, 1, SCHEDULE):
+        assert methods.be_your_own_teacher(alpha=alpha).label_weights(3, step=0)[-1] == 1.0
+
+
+def test_defaults_of_be_your_own_teacher():
+    kl, hint = methods.be_your_own_teacher().objectives
+    assert (kl.weight, kl.temperature, kl.scaling, hint.weight) == (0.5, 3.0, "T2", 6.4e-5)
+
+
+def test_arguments_of_be_your_own_teacher():
+    method = methods.be_your_own_teacher(0.3, hint_weight=0.01, temperature=1.0, scaling="none")
+    kl, hint = method.objectives
+    assert (kl.weight, kl.temperature, kl.scaling, hint.weight) == (0.3, 1.0, "none", 0.01)
+    np.testing.assert_allclose(method.label_weights(3, 0), [0.7, 0.7, 1])
+
+
+def test_defaults_of_data_distortion():
+    kl, mmd = methods.data_distortion().objectives
+    assert (kl.weight, kl.temperature, kl.scaling, kl.exits) == (1.0, 3.0, "none", "deepest")
+    assert (mmd.weight, mmd.exits) == (5e-4, "deepest")
+
+
+def test_arguments_of_data_distortion():
+    method = methods.data_distortion(0.2, 1e-4, temperature=2.0, scaling="T", exits="all")
+    kl, mmd = method.objectives
+    assert (kl.weight, kl.temperature, kl.scaling, kl.exits) == (0.2, 2.0, "T", "all")
+    assert (mmd.weight, mmd.exits) == (1e-4, "all")
+    assert kinds(methods.data_distortion(kl_only=True)) == [ViewKL]
+    assert kinds(methods.data_distortion(mmd_only=True)) == [ViewMMD]
+    with pytest.raises(ValueError, match=r"`kl_only` and `mmd_only`.*two_branch"):
+        methods.data_distortion(kl_only=True, mmd_only=True)
+
+
+def test_label_weight_of_deep_supervision():
+    np.testing.assert_allclose(methods.deep_supervision(0.3).label_weights(3, 0), [0.3, 0.3, 1])
+
+
+@pytest.mark.parametrize("step,alpha", [(0, 0.8), (4, 0.8), (5, 0.4)])
+def test_alpha_may_be_a_schedule(step, alpha):
+    method = methods.be_your_own_teacher(alpha=SCHEDULE)
+    for copy in (method, round_trip(method)):
+        weights = [float(weight) for weight in copy.label_weights(3, step)]
+        np.testing.assert_allclose(weights, [1 - alpha, 1 - alpha, 1], rtol=1e-6)
+        np.testing.assert_allclose(float(copy.objectives[0].at(step).weight), alpha, rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_out_of_range_is_named(alpha):
+    with pytest.raises(ValueError, match=rf"`alpha`.*Received: alpha={alpha}"):
+        methods.be_your_own_teacher(alpha=alpha)
+
+
+def test_negative_label_weight_is_named():
+    with pytest.raises(ValueError, match=r"label_weight`.*label_weight=-0\.5"):
+        methods.deep_supervision(label_weight=-0.5)
+
+
+def test_sum_holds_the_objectives_of_both_and_the_labels_once():
+    method = methods.be_your_own_teacher(alpha=0.3) + methods.data_distortion()
+    assert method.name == "be_your_own_teacher+data_distortion"
+    assert kinds(method) == [ExitKL, ExitHint, ViewKL, ViewMMD]
+    assert (method.num_views, method.min_exits) == (2, 2)
+    # A weight per exit, the same as of the one that trains shallow exits: counted once.
+    np.testing.assert_allclose(method.label_weights(4, 0), [0.7, 0.7, 0.7, 1])
+    other_way = methods.data_distortion() + methods.be_your_own_teacher(alpha=0.3)
+    assert other_way.label_weights(4, 0) == method.label_weights(4, 0)
+
+
+def test_sum_of_methods_without_objectives():
+    method = methods.two_branch() + methods.deep_supervision()
+    assert (method.num_views, method.min_exits, method.objectives) == (2, 2, ())
+    assert method.label_weights(3, 0) == [1, 1, 1]
+
+
+def test_conflicting_shallow_label_weights_are_refused():
+    with pytest.raises(ValueError, match=r"`shallow_label_weight`.*teacher with 0\.5.*with 1\.0"):
+        methods.be_your_own_teacher() + methods.deep_supervision()
+    with pytest.raises(ValueError, match="`shallow_label_weight`"):
+        methods.be_your_own_teacher(alpha=SCHEDULE) + methods.deep_supervision()
+
+
+def test_agreeing_shallow_label_weights_are_added():
+    same = methods.be_your_own_teacher(0.3) + methods.deep_supervision(0.7)
+    np.testing.assert_allclose(same.label_weights(2, 0), [0.7, 1])
+    ramps = methods.deep_supervision(SCHEDULE) + methods.deep_supervision(SCHEDULE)
+    assert float(ramps.label_weights(2, 5)[0]) == pytest.approx(0.4)
+
+
+def test_duplicate_objectives_are_refused():
+    with pytest.raises(ValueError, match=r"`objectives` must have different names.*'view_kl'"):
+        methods.data_distortion() + methods.data_distortion(temperature=2.0)
+    one, two = ViewKL(), ViewKL(temperature=1.0, name="cold")
+    assert methods.Method("two", (one, two), num_views=2).objectives == (one, two)
+
+
+def test_only_methods_can_be_added():
+    with pytest.raises(TypeError):
+        methods.baseline() + ViewKL()
+
+
+@pytest.mark.parametrize("things", [("exit_kl",), (keras.losses.MeanSquaredError(),), (None,)])
+def test_objectives_must_be_objectives(things):
+    with pytest.raises(ValueError, match="`objectives` must be a tuple of sd_keras objectives"):
+        methods.Method("strange", things)
+
+
+@pytest.mark.parametrize("views,objectives", [(0, ()), (3, ()), (1, (ViewKL(),))])
+def test_bad_num_views_are_named(views, objectives):
+    with pytest.raises(ValueError, match=rf"`num_views`.*Received: num_views={views}"):
+        methods.Method("strange", objectives, num_views=views)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_get_by_name(name):
+    assert methods.get(name).get_config() == methods.METHODS[name]().get_config()
+
+
+def test_get_sums_with_arguments():
+    method = methods.get(
+        "data_distortion+be_your_own_teacher",
+        be_your_own_teacher={"alpha": 0.2},
+        data_distortion={"temperature": 2.0, "kl_only": True},
+    )
+    expected = methods.data_distortion(temperature=2.0, kl_only=True)
+    expected = expected + methods.be_your_own_teacher(alpha=0.2)
+    assert method.get_config() == expected.get_config()
+
+
+@pytest.mark.parametrize("name", ["byot", "", "baseline+byot", "baseline+"])
+def test_get_lists_the_choices(name):
+    with pytest.raises(ValueError, match="`name` must be one of") as error:
+        methods.get(name)
+    assert all(repr(choice) in str(error.value) for choice in EXPECTED)
+    assert f"name={name!r}" in str(error.value)
+
+
+def test_get_refuses_arguments_of_other_methods():
+    with pytest.raises(ValueError, match=r"\['data_distortion'\].*name='be_your_own_teacher'"):
+        methods.get("be_your_own_teacher", data_distortion={"temperature": 2.0})
+
+
+SERIALIZED = methods.METHODS | {
+    "sum": lambda: methods.be_your_own_teacher(0.3) + methods.data_distortion(exits="all"),
+    "schedules": lambda: (
+        methods.be_your_own_teacher(SCHEDULE, WarmUp(1.0, 3), WarmUp(SCHEDULE, 2))
+        + methods.data_distortion(WarmUp(1.0, 3), scaling="T2")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SERIALIZED)
+def test_serialization_round_trip(name):
+    method = SERIALIZED[name]()
+    copy = round_trip(method)
+    assert isinstance(copy, methods.Method) and copy.get_config() == method.get_config()
+    assert (copy.name, copy.num_views, copy.min_exits) == (
+        method.name,
+        method.num_views,
+        method.min_exits,
+    )
+    assert kinds(copy) == kinds(method)
+    for step in (0, 5):
+        np.testing.assert_array_equal(
+            [float(w) for w in copy.label_weights(4, step)],
+            [float(w) for w in method.label_weights(4, step)],
+        )
+        for ours, theirs in zip(copy.objectives, method.objectives):
+            assert float(ours.at(step).weight) == float(theirs.at(step).weight)
