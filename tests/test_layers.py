@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from test_losses import close, gradients, normal, numpy
 
+import sd_keras
 from sd_keras.layers import BatchNormalization, Bottleneck, IdentityShortcut, PatchConv2D
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
