@@ -415,21 +415,31 @@ def test_identity_shortcut_cannot_drop_channels():
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
-    "shape,size", [((2, 4, 4, 256), 3), ((3, 5, 4, 260), 1), ((1, 6, 6, 256), 5)]
+    "shape,size,strides",
+    [
+        ((2, 4, 4, 256), 3, 1),
+        ((3, 5, 4, 260), 1, 1),
+        ((1, 6, 6, 256), 5, 1),
+        ((2, 10, 10, 64), 3, 2),
+        ((2, 8, 12, 70), 1, 2),
+        ((2, 8, 6, 64), 4, 2),
+    ],
 )
-def test_wide_bfloat16_convolution_equals_keras(shape, size, compiled):
+def test_wide_bfloat16_convolution_equals_keras(shape, size, strides, compiled):
     """Value and both gradients of sd_keras's Conv2D, where its own gradient is used."""
     tf = pytest.importorskip("tensorflow")
     if keras.config.backend() != "tensorflow":
         pytest.skip("the gradient is TensorFlow's own elsewhere")
-    options = {"padding": "same", "use_bias": False, "dtype": "mixed_bfloat16"}
+    options = {"use_bias": False, "dtype": "mixed_bfloat16", "strides": strides}
+    options["padding"] = "same" if strides == 1 else "valid"
     own = sd_keras.layers.Conv2D(256, size, **options)
     stock = keras.layers.Conv2D(256, size, **options)
     x = tf.cast(tf.random.stateless_normal(shape, (1, 2)), "bfloat16")
     own.build(shape), stock.build(shape)
     stock.kernel.assign(own.kernel)
     assert own._is_slow_in_bfloat16(x)
-    upstream = tf.cast(tf.random.stateless_normal((*shape[:3], 256), (3, 4)), "bfloat16")
+    upstream = tf.random.stateless_normal(own.compute_output_shape(shape), (3, 4))
+    upstream = tf.cast(upstream, "bfloat16")
 
     def run(layer):
         with tf.GradientTape() as tape:

@@ -4,10 +4,10 @@ import functools
 
 import keras
 
-# Below this many channels the stock gradient is as fast or faster (measured at batch 64 on
-# two cores of a CPU with AVX512-BF16: 4x4x512 maps 13.5 against 6.4 ms, 8x8x256 9.6 against
-# 7.5, 32x32x64 15 against 27).
-MIN_CHANNELS = 256
+# Stride: fewest channels. Below, the stock gradient is as fast or faster. Milliseconds of the
+# two at batch 64, two cores of a CPU with AVX512-BF16: stride 1, 4x4x512 16.1 and 7.3, 8x8x256
+# 10.1 and 7.5, 16x16x128 7.9 and 10.3; stride 2, 8x8x256 11.2 and 3.5, 32x32x64 6.8 and 5.4.
+MIN_CHANNELS = {(1, 1): 256, (2, 2): 64}
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -15,10 +15,9 @@ class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`, with one gradient computed another way where that is faster.
 
     Same weights and results as Keras's layer up to rounding. On the TensorFlow backend
-    without a GPU, in bfloat16, for wide layers of stride 1 with an odd kernel and "same"
-    padding, the gradient of the kernel is a matrix product per kernel position: oneDNN's
-    bfloat16 kernel for it is no faster than its float32 one. Everywhere else this is
-    Keras's layer.
+    without a GPU, in bfloat16, for wide layers of stride 1 or 2, the gradient of the kernel
+    is a matrix product per kernel position: oneDNN's bfloat16 kernel for it is no faster
+    than its float32 one. Everywhere else this is Keras's layer.
 
     Args and shapes: as `keras.layers.Conv2D`.
     """
@@ -27,22 +26,27 @@ class Conv2D(keras.layers.Conv2D):
         """The convolution without bias and activation. Called by Keras."""
         if self._is_slow_in_bfloat16(inputs):
             # A Keras variable would hide from tf.custom_gradient behind its tensor.
-            return _convolution()(inputs, keras.ops.cast(kernel, self.compute_dtype))
+            kernel = keras.ops.cast(kernel, self.compute_dtype)
+            return _convolution(self.strides[0], self.padding.upper())(inputs, kernel)
         return super().convolution_op(inputs, kernel)
 
     def _is_slow_in_bfloat16(self, inputs):
-        return (
+        if not (
             keras.config.backend() == "tensorflow"
             and self.compute_dtype == "bfloat16"
             and self.data_format == "channels_last"
-            and self.padding == "same"
-            and self.strides == self.dilation_rate == (1, 1)
+            and self.dilation_rate == (1, 1)
             and self.groups == 1
-            and all(size % 2 for size in self.kernel_size)
-            and min(self.filters, inputs.shape[-1]) >= MIN_CHANNELS
             and None not in inputs.shape[1:3]
-            and _is_cpu_only()
-        )
+            and self.strides in MIN_CHANNELS
+        ):
+            return False
+        wide = min(self.filters, inputs.shape[-1]) >= MIN_CHANNELS[self.strides]
+        if self.strides == (1, 1):
+            fits = self.padding == "same" and all(size % 2 for size in self.kernel_size)
+        else:
+            fits = self.padding == "valid" and all(s % 2 == 0 for s in inputs.shape[1:3])
+        return wide and fits and _is_cpu_only()
 
 
 @functools.cache
@@ -53,7 +57,7 @@ def _is_cpu_only():
 
 
 @functools.cache
-def _convolution():
+def _convolution(stride, padding):
     """Returns the convolution with its own gradient; TensorFlow is imported here only."""
     import tensorflow as tf
 
@@ -64,32 +68,37 @@ def _convolution():
                 input_sizes=tf.shape(x),
                 filter=kernel,
                 out_backprop=upstream,
-                strides=[1, 1, 1, 1],
-                padding="SAME",
+                strides=[1, stride, stride, 1],
+                padding=padding,
             )
-            return for_x, _kernel_gradient(x, kernel.shape, upstream)
+            return for_x, _kernel_gradient(x, kernel.shape, upstream, stride, padding)
 
-        return tf.nn.conv2d(x, kernel, 1, "SAME"), gradients
+        return tf.nn.conv2d(x, kernel, stride, padding), gradients
 
     return convolve
 
 
-def _kernel_gradient(x, shape, upstream):
+def _kernel_gradient(x, shape, upstream, stride, padding):
     """Σ over pixels of input times upstream gradient, for each position of the kernel."""
     import tensorflow as tf
 
     rows, columns, channels, filters = shape
-    height, width = x.shape[1:3]
-    above, left = rows // 2, columns // 2
-    padded = tf.pad(x, [[0, 0], [above, above], [left, left], [0, 0]])
+    height, width = upstream.shape[1:3]
+    if padding == "SAME":
+        above, left = rows // 2, columns // 2
+        x = tf.pad(x, [[0, 0], [above, above], [left, left], [0, 0]])
+    # Neighbours of one stride lie side by side, so that each position is a plain window.
+    across = x.shape[2] // stride
+    x = tf.reshape(x, (-1, x.shape[1] // stride, stride, across, stride * channels))
     upstream = tf.reshape(upstream, (-1, filters))
-    products = [
-        tf.matmul(
-            tf.reshape(padded[:, row : row + height, column : column + width], (-1, channels)),
-            upstream,
-            transpose_a=True,
-        )
-        for row in range(rows)
-        for column in range(columns)
-    ]
+    products = []
+    for row in range(rows):
+        down, phase = divmod(row, stride)
+        lines = x[:, down : down + height, phase]
+        for column in range(columns):
+            right, phase = divmod(column, stride)
+            start = phase * channels
+            window = lines[:, :, right : right + width, start : start + channels]
+            window = tf.reshape(window, (-1, channels))
+            products.append(tf.matmul(window, upstream, transpose_a=True))
     return tf.reshape(tf.stack(products), shape)

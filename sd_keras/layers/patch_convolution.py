@@ -32,9 +32,14 @@ class PatchConv2D(keras.layers.Conv2D):
             return super().call(inputs)
         size, channels = self.size, inputs.shape[-1]
         height, width = inputs.shape[1] // size, inputs.shape[2] // size
-        x = inputs[:, : height * size, : width * size, :]
-        x = ops.reshape(x, (-1, height, size, width, size * channels))
-        x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4)), (-1, size * size * channels))
+        x = inputs
+        # The gradient of a slice or a transposition copies, also where they change nothing.
+        if (height * size, width * size) != tuple(inputs.shape[1:3]):
+            x = x[:, : height * size, : width * size, :]
+        if size > 1:
+            x = ops.reshape(x, (-1, height, size, width, size * channels))
+            x = ops.transpose(x, (0, 1, 3, 2, 4))
+        x = ops.reshape(x, (-1, size * size * channels))
         x = ops.matmul(x, ops.reshape(self.kernel, (-1, self.filters)))
         if self.use_bias:
             x = ops.add(x, self.bias)
