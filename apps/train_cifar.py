@@ -76,7 +76,10 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)  # TensorFlow's notes on saving, file by file
     try:
         run(pathlib.Path(FLAGS.workdir))
-    except (ValueError, OSError, sd_keras.NonFiniteLossError) as error:
+    except sd_keras.NonFiniteLossError as error:
+        print(f"error: {error} Checkpoints are in {FLAGS.workdir}/checkpoints.", file=sys.stderr)
+        sys.exit(1)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
