@@ -117,7 +117,7 @@ def claim(workdir):
                 f"choose another folder or delete it. Received: workdir={str(workdir)!r}"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=1))
+    checkpoints.write_json(path, settings)
 
 
 def train_and_measure(splits, method_name, workdir):
@@ -132,6 +132,7 @@ def train_and_measure(splits, method_name, workdir):
         model = build_model(splits, method, steps=-(-len(images) // FLAGS.batch_size))
     else:
         print(f"resuming after epoch {epoch} of {FLAGS.epochs}")
+        checkpoints.forget_epochs(workdir / "log.csv", epoch)
     if epoch < FLAGS.epochs:
         batches = sd_keras.data.Batches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch)
         model.fit(
@@ -224,7 +225,7 @@ def finish(network, splits, workdir, seconds):
         for name, part in parts.items()
         if part is not None and len(part[0])
     }
-    network.save(workdir / "network.keras")
+    checkpoints.write_whole(workdir / "network.keras", network.save)
     if keras.config.backend() == "tensorflow" and not (workdir / "saved_model/1").exists():
         sd_keras.export.saved_model(network, workdir / "saved_model/1")
     results = {
@@ -237,7 +238,7 @@ def finish(network, splits, workdir, seconds):
         }
         | {"python": platform.python_version(), "backend": keras.config.backend()},
     }
-    (workdir / "results.json").write_text(json.dumps(results, indent=1))
+    checkpoints.write_json(workdir / "results.json", results)
     return costs, measured
 
 

@@ -1,5 +1,6 @@
 """A run's checkpoints: written whole or not at all, and found again."""
 
+import json
 import os
 import pathlib
 import re
@@ -29,13 +30,47 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"epoch_{epoch + 1:05d}.keras"
-        # Keras asks for the ending; the first letter keeps `restore` from seeing the file.
-        aside = path.with_name(f".writing_{path.name}")
-        self.model.save(aside)
-        os.replace(aside, path)
+        write_whole(self.folder / f"epoch_{epoch + 1:05d}.keras", self.model.save)
         for _, old in _files(self.folder)[: -self.keep]:
             old.unlink()
+
+
+def write_whole(path, write):
+    """Writes a file so that it is there wholly or not at all, whenever the process ends.
+
+    Args:
+        path: `pathlib.Path` of the file; an older one is replaced.
+        write: function of a path that writes the file there; `path.write_text`-like
+            functions go in as `lambda p: p.write_text(text)`.
+    """
+    # Keras asks for the ending; the first letter keeps `restore` from seeing the file.
+    aside = path.with_name(f".writing_{path.name}")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    """Writes `content` as JSON by `write_whole`."""
+    text = json.dumps(content, indent=1)
+    write_whole(path, lambda aside: aside.write_text(text))
+
+
+def forget_epochs(path, epochs):
+    """Drops from a CSVLogger's file the epochs that no checkpoint holds.
+
+    A run killed between log and checkpoint would log that epoch twice.
+
+    Args:
+        path: `pathlib.Path` of the log; need not exist.
+        epochs: how many epochs to keep.
+    """
+    if path.exists():
+        header, *rows = path.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) < epochs]
+        write_whole(path, lambda aside: aside.write_text("".join([header, *kept])))
 
 
 def restore(folder):

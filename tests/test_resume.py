@@ -122,3 +122,26 @@ def test_a_failed_save_leaves_the_old_checkpoint(images, labels, tmp_path, monke
     assert (tmp_path / "epoch_00001.keras").read_bytes() == before
     monkeypatch.undo()
     assert checkpoints.restore(tmp_path)[1] == 1
+
+
+def test_logged_epochs_without_checkpoint_are_forgotten(tmp_path):
+    log = tmp_path / "log.csv"
+    checkpoints.forget_epochs(log, 3)
+    assert not log.exists()
+    log.write_text("epoch,loss\n0,3.0\n1,2.5\n2,2.0\n3,1.")
+    checkpoints.forget_epochs(log, 2)
+    assert log.read_text() == "epoch,loss\n0,3.0\n1,2.5\n"
+
+
+def test_files_are_written_wholly_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    checkpoints.write_json(path, {"a": 1})
+
+    def fail(aside):
+        aside.write_text("{")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.write_whole(path, fail)
+    assert path.read_text() == '{\n "a": 1\n}'
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
