@@ -21,7 +21,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["sd_keras", "sd_keras.*"]),
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "tensorflow>=2.20",
         "keras>=3.15",

@@ -226,7 +226,7 @@ def main(argv):
         other_cores[part] = (foreign_seconds() - foreign) / (time.perf_counter() - start)
     names = ("model", "batch_size", "piece_batch_size", "num_classes", "precision", "repeats")
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
         "settings": {name: FLAGS[name].value for name in names},

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sys
+import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -46,7 +47,9 @@ def main(argv):
 def load_network(path):
     """Loads a network; a SelfDistillModel's file serves too, its network is taken."""
     if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"`network` must be a .keras file. Received: network={path!r}")
+        raise FileNotFoundError(f"`network` does not exist. Received: network={path!r}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"`network` must be a whole .keras file. Received: network={path!r}")
     network = keras.models.load_model(path, compile=False)
     network = getattr(network, "network", network)
     sd_keras.exit_names(network)

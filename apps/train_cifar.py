@@ -9,11 +9,10 @@ The same command goes on where a run stopped. The workdir then holds network.ker
 saved_model/1, results.json, log.csv and TensorBoard files.
 """
 
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
+import re
 import sys
 import time
 
@@ -53,7 +52,12 @@ flags.DEFINE_bool("nesterov", False, "Nesterov momentum")
 flags.DEFINE_float("weight_decay", 5e-4, "coupled L2 coefficient", 0)
 flags.DEFINE_enum("schedule", "step", ["step", "cosine", "constant"], "learning rate over time")
 flags.DEFINE_list("drops", ["0.375", "0.65", "0.9"], "step: drops as shares of the epochs")
-flags.DEFINE_float("drop_factor", 0.1, "step: what the rate is multiplied by", 0, 1)
+flags.register_validator(
+    "drops",
+    lambda drops: all(re.fullmatch(r"0?\.\d+", drop) for drop in drops),
+    message="--drops must be shares of the epochs between 0 and 1, for instance 0.5,0.75",
+)
+flags.DEFINE_float("drop_factor", 0.1, "step: factor of each drop", 0, 1)
 flags.DEFINE_float("warmup_epochs", 0, "epochs over which the rate rises from 0", 0)
 flags.DEFINE_integer("padding", None, "pixels of crop padding (default: an eighth)", 0)
 flags.DEFINE_bool("flip", None, "mirror at random (default: not for digits and mnist)")
@@ -63,8 +67,6 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("seed", 0, "of weights, order, draws and validation split", 0)
 flags.DEFINE_bool("compare", False, "train the plain network too, and show it beside")
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run; resumes what it holds")
-
-
 # Flags that say how to run, not what: they may change when a run is resumed.
 FREE_FLAGS = ("workdir", "data_dir", "compare")
 
@@ -76,6 +78,9 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)  # TensorFlow's notes on saving, file by file
     try:
         run(pathlib.Path(FLAGS.workdir))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on after the last whole epoch", file=sys.stderr)
+        sys.exit(130)
     except sd_keras.NonFiniteLossError as error:
         print(f"error: {error} Checkpoints are in {FLAGS.workdir}/checkpoints.", file=sys.stderr)
         sys.exit(1)
@@ -87,7 +92,7 @@ def main(argv):
 def run(workdir):
     """Carries out the run of the flags, and the plain one beside it if asked for."""
     keras.config.set_dtype_policy(FLAGS.precision)
-    claim(workdir)
+    checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run())
     splits = sd_keras.data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.validation, FLAGS.seed
     )
@@ -101,38 +106,35 @@ def run(workdir):
     print(f"\nwritten to {workdir}: " + ", ".join(sorted(p.name for p in workdir.iterdir())))
 
 
-def claim(workdir):
-    """Keeps the flags in the workdir; refuses one that holds a run of other flags."""
-    settings = {f.name: f.value for f in FLAGS.get_key_flags_for_module(sys.argv[0])}
-    settings = {name: value for name, value in settings.items() if name not in FREE_FLAGS}
-    path = workdir / "flags.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        names = sorted(before.keys() | settings.keys())
-        changed = [n for n in names if before.get(n) != settings.get(n)]
-        if changed:
-            changes = "; ".join(f"{n}: {before.get(n)} → {settings.get(n)}" for n in changed)
-            raise ValueError(
-                f"`workdir` holds a run with other flags ({changes}); "
-                f"choose another folder or delete it. Received: workdir={str(workdir)!r}"
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_json(path, settings)
+def settings_of_run():
+    """Returns the flags that say what is trained."""
+    own = FLAGS.get_key_flags_for_module(sys.argv[0])
+    return {flag.name: flag.value for flag in own if flag.name not in FREE_FLAGS}
 
 
 def train_and_measure(splits, method_name, workdir):
     """Trains or resumes one network; returns its costs and its accuracies per exit."""
     start = time.perf_counter()
-    workdir.mkdir(parents=True, exist_ok=True)
     method = build_method(method_name)
     images, labels = part_of(splits.train)
     model, epoch = checkpoints.restore(workdir / "checkpoints")
     if model is None:
         keras.utils.set_random_seed(FLAGS.seed)
         model = build_model(splits, method, steps=-(-len(images) // FLAGS.batch_size))
+        # Only now: a wrong flag must not leave a workdir that the right one is refused.
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(workdir / "flags.json", settings_of_run())
     else:
         print(f"resuming after epoch {epoch} of {FLAGS.epochs}")
         checkpoints.forget_epochs(workdir / "log.csv", epoch)
+    if epoch == FLAGS.epochs and (workdir / "results.json").exists():
+        results = json.loads((workdir / "results.json").read_text())
+        return results["costs"], results["measured"]
+    sets = ", ".join(f"{len(part[0])}" for part in ((images,), splits.validation or ((),)))
+    print(
+        f"{splits.name}: {sets} and {len(splits.test[0])} images to train, validate and test, "
+        f"{splits.input_shape}; {FLAGS.model} with {len(model.exit_names)} exits; {method.name}"
+    )
     if epoch < FLAGS.epochs:
         batches = sd_keras.data.Batches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch)
         model.fit(
@@ -163,9 +165,13 @@ def build_method(name):
         "data_distortion": {"kl_weight": FLAGS.kl_weight, "mmd_weight": FLAGS.mmd_weight},
     }
     arguments = {}
-    for part in set(name.split("+")) & own.keys():
-        given = own[part] | {"temperature": temperature, "scaling": scaling}
-        arguments[part] = {key: value for key, value in given.items() if value is not None}
+    for part, given in own.items():
+        if part in name.split("+"):
+            given = given | {"temperature": temperature, "scaling": scaling}
+        given = {key: value for key, value in given.items() if value is not None}
+        # Arguments for a method that is not trained are refused by `get`.
+        if given and (part in name.split("+") or name == FLAGS.method):
+            arguments[part] = given
     return sd_keras.methods.get(name, **arguments)
 
 
@@ -232,11 +238,8 @@ def finish(network, splits, workdir, seconds):
         "costs": costs,
         "measured": measured,
         "seconds": round(seconds, 1),
-        "flags": {f.name: f.value for f in FLAGS.get_key_flags_for_module(sys.argv[0])},
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("sd_keras", "keras", "numpy")
-        }
-        | {"python": platform.python_version(), "backend": keras.config.backend()},
+        "flags": settings_of_run(),
+        "versions": report.versions(),
     }
     checkpoints.write_json(workdir / "results.json", results)
     return costs, measured

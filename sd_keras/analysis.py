@@ -105,6 +105,11 @@ def evaluate_exits(network, images, labels, batch_size=256, bins=15):
     outputs = network.predict(images, batch_size=batch_size, verbose=0)
     logits = {name: outputs[name] for name in names}
     logits["ensemble"] = keras.ops.convert_to_numpy(ensemble_logits(list(logits.values())))
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        raise ValueError(
+            "`network` gives logits that are not finite: its training went wrong. "
+            f"Received: network {network.name!r}"
+        )
     labels = np.asarray(labels)
     classes = logits["ensemble"].shape[1]
     if labels.shape not in ((len(images),), (len(images), 1)) or not (

@@ -58,6 +58,26 @@ def write_json(path, content):
     write_whole(path, lambda aside: aside.write_text(text))
 
 
+def refuse_other_settings(path, settings):
+    """Raises ValueError where a run's folder was begun with other settings.
+
+    Args:
+        path: `pathlib.Path` of the JSON file with the settings of the run; need not exist.
+        settings: a dict of what JSON can hold.
+    """
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    names = sorted(before.keys() | settings.keys())
+    changed = [n for n in names if before.get(n) != settings.get(n)]
+    if changed:
+        changes = "; ".join(f"{n}: {before.get(n)} → {settings.get(n)}" for n in changed)
+        raise ValueError(
+            f"`workdir` holds a run with other flags ({changes}); "
+            f"choose another by --workdir or delete it. Received: workdir={str(path.parent)!r}"
+        )
+
+
 def forget_epochs(path, epochs):
     """Drops from a CSVLogger's file the epochs that no checkpoint holds.
 

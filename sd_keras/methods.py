@@ -1,6 +1,7 @@
 """Methods: the papers' names for lists of objectives and a number of views."""
 
 import dataclasses
+import numbers
 
 import keras
 
@@ -153,7 +154,8 @@ def be_your_own_teacher(alpha=0.5, hint_weight=6.4e-5, temperature=3.0, scaling=
         temperature: T of the KL; the first author's code has 3, the paper says "normally 1".
         scaling: factor of the KL, `"none"`, `"T"` or `"T2"`.
     """
-    if not callable(alpha) and not 0 <= alpha <= 1:
+    is_share = isinstance(alpha, numbers.Real) and 0 <= alpha <= 1
+    if not callable(alpha) and not is_share:
         raise ValueError(f"`alpha` must be in 0…1 or a schedule. Received: alpha={alpha!r}")
     objectives = (ExitKL(alpha, temperature, scaling), ExitHint(hint_weight))
     label_weight = Complement(alpha) if callable(alpha) else 1.0 - alpha

@@ -1,5 +1,7 @@
 """What a run tells a person: progress while it lasts, a table at its end."""
 
+import importlib.metadata
+import platform
 import sys
 import time
 
@@ -45,6 +47,14 @@ class Progress(keras.callbacks.Callback):
         )
 
 
+def versions():
+    """Returns the versions of Python, this library and what it ran on, by name."""
+    backend = keras.config.backend()
+    packages = ("sd_keras", "keras", "numpy", backend)
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return found | {"python": platform.python_version(), "backend": backend}
+
+
 def table(header, rows):
     """Lays out rows of cells under a header, numbers to the right.
 
@@ -81,7 +91,10 @@ def exits_table(costs, measured, baseline=None):
     Returns:
         The table as text: parameters, millions of multiply-accumulates, accuracy in percent.
     """
-    rows = [_exit_row(name, name, costs, measured) for name in costs]
+    exits = [name for name in costs if name != "ensemble"]
+    labels = {exits[-1]: f"{exits[-1]} (deepest)"}
+    shown = exits if len(exits) == 1 else costs
+    rows = [_exit_row(labels.get(name, name), name, costs, measured) for name in shown]
     if baseline is not None:
         deepest = [name for name in baseline[0] if name != "ensemble"][-1]
         rows.append(_exit_row("plain baseline", deepest, *baseline))

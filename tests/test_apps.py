@@ -43,7 +43,7 @@ def test_the_run_ends_with_a_table_and_files(finished):
     lines = done.stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("exit  "))
     rows = [line.split("  ")[0] for line in lines[start + 2 : start + 7]]
-    assert rows == ["exit_1", "exit_2", "exit_3", "ensemble", "plain baseline"]
+    assert rows == ["exit_1", "exit_2", "exit_3 (deepest)", "ensemble", "plain baseline"]
     assert "epoch 2/2" in done.stdout
     results = json.loads((workdir / "results.json").read_text())
     assert set(results) == {"costs", "measured", "seconds", "flags", "versions"}
@@ -116,6 +116,8 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
         (("--alpha=2",), "alpha"),
         (("--precision=float8",), "precision"),
         (("--epoch=2",), "epoch"),
+        (("--drops=10,20",), "shares of the epochs"),
+        (("--method=baseline", "--alpha=0.2"), "arguments for methods"),
         (("digits",), "--name=value"),
     ],
     ids=lambda v: v[0] if isinstance(v, tuple) else "",
@@ -125,6 +127,7 @@ def test_wrong_flags_end_with_a_sentence(tmp_path, flags, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists(), "a wrong flag must not claim the workdir"
 
 
 def test_a_diverging_run_stops_and_says_where(tmp_path):
@@ -149,7 +152,7 @@ def test_the_main_job_runs_on_another_backend(tmp_path, backend, monkeypatch):
 
 def test_evaluate_names_what_does_not_fit(finished, tmp_path):
     done = app("evaluate.py", f"--network={tmp_path / 'none.keras'}", check=False)
-    assert "`network` must be a .keras file" in done.stderr
+    assert "`network` does not exist" in done.stderr
     images = np.zeros((8, 4, 4, 1), "uint8")
     labels = np.arange(8) % 2
     arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}

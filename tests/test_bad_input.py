@@ -145,6 +145,31 @@ def test_losses_that_do_not_fit(images, labels, loss, message):
         model.fit(images, labels, verbose=0)
 
 
+def test_pixels_that_look_scaled_are_pointed_out(images, labels):
+    with pytest.warns(UserWarning, match="`x` has no pixel above 1: .* raw pixels"):
+        tiny_model(BYOT).fit(images / 255.0, labels, verbose=0)
+    with pytest.raises(ValueError, match=r"`mean` and `std` must be in units of 0…1"):
+        tiny_network(mean=120.0, std=60.0)
+
+
+def test_exits_that_a_method_does_not_train_are_pointed_out():
+    with pytest.warns(UserWarning, match="trains exit_2 only; the other exits"):
+        sd_keras.SelfDistillModel(tiny_network(), methods.baseline())
+
+
+def test_what_a_model_does_not_take_is_refused(images, labels):
+    with pytest.raises(ValueError, match="`y` must be one array of labels"):
+        tiny_model(BYOT).train_on_batch(images, {"exit_1": labels, "exit_2": labels})
+    with pytest.raises(ValueError, match="`loss_weights` must be None"):
+        tiny_model(BYOT, compile_with={"loss_weights": [1, 2]}).fit(images, labels, verbose=0)
+    with pytest.raises(ValueError, match="export the network"):
+        tiny_model(BYOT).export("somewhere")
+    with pytest.raises(ValueError, match=r"`network` must be the network itself: pass model.netw"):
+        sd_keras.submodel(tiny_model(BYOT), "exit_1")
+    with pytest.raises(ValueError, match="`y` must hold class numbers or probabilities"):
+        tiny_model(BYOT).fit(images, np.array(["a"] * 32), verbose=0)
+
+
 def test_constructor_arguments():
     with pytest.raises(ValueError, match="`method` must be a sd_keras.methods.Method"):
         sd_keras.SelfDistillModel(tiny_network(), "be_your_own_teacher")

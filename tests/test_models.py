@@ -553,13 +553,27 @@ def test_a_network_without_exits_is_named(network):
             exit_names(thing)
 
 
-@pytest.mark.parametrize("at", [["stage_9"], ["stage_1", "pool_1"], "stage_1"])
+@pytest.mark.parametrize("at", [["stage_9"], ["stage_1", "pool_1"]])
 def test_unknown_layers_are_named_with_the_choices(network, at):
     with pytest.raises(ValueError, match="`at` must name layers") as error:
         attach_exits(network[0], 5, at=at)
     message = str(error.value)
     assert all(name in message for name in ("stage_1", "stem_conv", "group_2_block_1_1_norm"))
     assert "'image'" not in message and f"at={list(at)!r}" in message
+
+
+@pytest.mark.parametrize(
+    "at,message",
+    [
+        ("stage_1", "be a list of names"),
+        (["stage_2", "stage_1"], "from shallow to deep"),
+        (["stage_1", "stage_1"], "different layers"),
+        (["stage_1", "stage_3"], "before the backbone's last"),
+    ],
+)
+def test_exits_stand_at_different_layers_in_order(network, at, message):
+    with pytest.raises(ValueError, match=f"`at` must.*{message}"):
+        attach_exits(network[0], 5, at=at)
 
 
 def test_layers_without_a_feature_map_are_refused():

@@ -1,5 +1,6 @@
 """Exits on a backbone: attach them, name them, cut the network at one of them."""
 
+import difflib
 import numbers
 import re
 
@@ -71,14 +72,17 @@ def _check_arguments(backbone, num_classes, bottleneck):
         )
     if not isinstance(backbone, keras.Model) or not hasattr(backbone, "operations"):
         raise ValueError(
-            "`backbone` must be a functional keras.Model. "
+            "`backbone` must be a functional keras.Model; of a Sequential one make "
+            "keras.Model(model.inputs, model.outputs). "
             f"Received: backbone of type {type(backbone).__name__}"
         )
     shape = getattr(backbone.output, "shape", None)
     if shape is None or len(shape) != 4 or None in shape[1:]:
         raise ValueError(
             "`backbone` must end in one feature map (n, height, width, channels) of known "
-            f"size, without pooling and classifier. Received: output={backbone.output}"
+            "size, without pooling and classifier: for instance include_top=False, or "
+            "keras.Model(model.input, model.get_layer(NAME).output). "
+            f"Received: backbone with output of shape {shape}"
         )
 
 
@@ -96,12 +100,23 @@ def _taps(backbone, at):
                 f"feature map: {_feature_maps(backbone)}"
             )
         at = [name for _, name in stages if names[name].output is not backbone.output]
+    if isinstance(at, str) or not all(isinstance(name, str) for name in at):
+        raise ValueError(f"`at` must be a list of names of layers. Received: at={at!r}")
     for name in at:
         if name not in _feature_maps(backbone):
+            maps = _feature_maps(backbone)
+            near = difflib.get_close_matches(name, maps)
+            shown = maps if len(maps) <= 50 else [*maps[:20], "…", *maps[-20:]]
             raise ValueError(
-                "`at` must name layers of the backbone that give a feature map: "
-                f"{_feature_maps(backbone)}. Received: at={list(at)!r}, of which {name!r} is none"
+                f"`at` must name layers of the backbone that give a feature map; {name!r} is "
+                f"none. Close matches: {near}; all: {shown}. Received: at={list(at)!r}"
             )
+    order = [list(names).index(name) for name in at]
+    if order != sorted(set(order)) or any(names[n].output is backbone.output for n in at):
+        raise ValueError(
+            "`at` must name different layers from shallow to deep, all before the backbone's "
+            f"last, where the deepest exit stands. Received: at={list(at)!r}"
+        )
     return [names[name].output for name in at]
 
 
@@ -116,6 +131,11 @@ def exit_names(network):
     Raises:
         ValueError: if the network's outputs are not a dict with `exit_1 …`.
     """
+    if hasattr(network, "network"):
+        raise ValueError(
+            "`network` must be the network itself: pass model.network. "
+            f"Received: network of type {type(network).__name__}"
+        )
     outputs = getattr(network, "output", None)
     names = (
         [n for n in outputs if re.fullmatch(r"exit_\d+", n)] if isinstance(outputs, dict) else []

@@ -70,6 +70,11 @@ def normalize(image, mean, std):
                 f"`{name}` must be one number or one per channel ({channels}). "
                 f"Received: {name}={value}"
             )
+    if not all(0 <= value <= 1 for value in mean) or max(std) > 1:
+        raise ValueError(
+            "`mean` and `std` must be in units of 0…1 (pixel / 255). "
+            f"Received: mean={mean}, std={std}"
+        )
     if min(std) <= 0:
         raise ValueError(f"`std` must be positive. Received: std={std}")
     mean, std = ([float(v) for v in (value * channels)[:channels]] for value in (mean, std))

@@ -1,5 +1,7 @@
 """Checks of what SelfDistillModel is given; each error names the argument."""
 
+import warnings
+
 import numpy as np
 
 from sd_keras.methods import Method
@@ -22,8 +24,17 @@ def check_parts(network, method, distortion):
             f"{method.min_exits} exits; attach them with attach_exits(backbone, num_classes). "
             f"Received: network with {names}"
         )
-    if distortion is not None and not callable(distortion):
-        raise ValueError(f"`distortion` must be callable. Received: distortion={distortion!r}")
+    if distortion is not None and (isinstance(distortion, type) or not callable(distortion)):
+        raise ValueError(
+            "`distortion` must be callable on a batch, for instance CropFlip(padding=4). "
+            f"Received: distortion={distortion!r}"
+        )
+    if len(names) > 1 and method.shallow_label_weight is None:
+        warnings.warn(
+            f"method {method.name!r} trains {names[-1]} only; the other exits and the ensemble "
+            "stay untrained. For one exit use attach_exits(backbone, num_classes, at=[])",
+            stacklevel=3,
+        )
     widths = {name.replace("exit", "features"): None for name in names}
     widths = {name: network.output[name].shape[-1] for name in widths if name in network.output}
     hints = any(isinstance(objective, ExitHint) for objective in method.objectives)
@@ -79,5 +90,11 @@ def check_arrays(x, y, network, num_classes, arguments=("x", "y")):
                 raise ValueError(
                     f"`{arguments[0]}` must be finite. "
                     f"Received: {arguments[0]} with NaN or infinite pixels"
+                )
+            if view.dtype.kind == "f" and view.size and view.max() <= 1:
+                warnings.warn(
+                    f"`{arguments[0]}` has no pixel above 1: networks of sd_keras take raw pixels "
+                    "0…255 and normalise them themselves",
+                    stacklevel=3,
                 )
     labels.check_array(y, num_classes, arguments[1])

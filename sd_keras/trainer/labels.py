@@ -19,6 +19,11 @@ def standardize(labels, num_classes):
     """
     if labels is None:
         raise ValueError("`y` must hold the labels; self-distillation learns from them too.")
+    if isinstance(labels, (dict, list, tuple)):
+        raise ValueError(
+            "`y` must be one array of labels; it serves every exit. "
+            f"Received: y of type {type(labels).__name__}"
+        )
     shape = tuple(labels.shape)
     if len(shape) == 2 and shape[1] == 1:
         labels, shape = ops.squeeze(labels, 1), shape[:1]
@@ -36,6 +41,11 @@ def check_array(labels, num_classes, argument="y"):
     """Checks the values of a label array before anything is trained on it."""
     if not isinstance(labels, np.ndarray) or labels.size == 0:
         return
+    if labels.dtype.kind not in "buif":
+        raise ValueError(
+            f"`{argument}` must hold class numbers or probabilities. "
+            f"Received: {argument} of dtype {labels.dtype}"
+        )
     soft = labels.ndim == 2 and labels.shape[1] > 1
     low, high = labels.min(), labels.max()
     if soft and not (np.isfinite(labels).all() and low >= 0):
@@ -64,15 +74,23 @@ def _plain(number):
 
 
 class LabelRange(keras.metrics.Metric):
-    """The smallest and largest class number seen since the last reset, 0 at most and least.
+    """The smallest and largest class number seen since the last reset.
 
-    Probabilities count as class 0, negative ones as what they are.
+    Of probabilities only the smallest counts.
     """
+
+    # What min and max start from: beyond any class number, exact in float32.
+    NONE_LOW, NONE_HIGH = 2.0**24, -1.0
 
     def __init__(self, name="label_range"):
         super().__init__(name=name)
-        self.low = self.add_variable((), "zeros", name="low")
-        self.high = self.add_variable((), "zeros", name="high")
+        start = keras.initializers.Constant
+        self.low = self.add_variable((), start(self.NONE_LOW), name="low")
+        self.high = self.add_variable((), start(self.NONE_HIGH), name="high")
+
+    def reset_state(self):
+        self.low.assign(self.NONE_LOW)
+        self.high.assign(self.NONE_HIGH)
 
     def update_state(self, labels):
         values = ops.cast(labels, self.low.dtype)

@@ -178,6 +178,8 @@ class SelfDistillModel(BackendTrainer, keras.Model):
 
     def make_train_function(self, force=False):
         """Builds the step function and the checks around it. Called by Keras."""
+        if self.get_compile_config().get("loss_weights") is not None:
+            raise ValueError("`loss_weights` must be None: the method weights the exits")
         if self.train_function is None or force:
             super().make_train_function(force)
             self.train_function = guarded(self.train_function, self, training=True)
@@ -201,6 +203,10 @@ class SelfDistillModel(BackendTrainer, keras.Model):
         """As `keras.Model.evaluate`; arrays are checked first."""
         checks.check_arrays(x, y, self.network, self.num_classes)
         return super().evaluate(x, y, *args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        """Not for this model: what is exported is its network."""
+        raise ValueError("export the network: sd_keras.export.saved_model(model.network, path)")
 
     def _random_states(self):
         """States of all random generators; Keras's files leave them out."""
