@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sys
 import time
 
@@ -81,10 +82,7 @@ def main(argv):
     except KeyboardInterrupt:
         print("interrupted; the same command goes on after the last whole epoch", file=sys.stderr)
         sys.exit(130)
-    except sd_keras.NonFiniteLossError as error:
-        print(f"error: {error} Checkpoints are in {FLAGS.workdir}/checkpoints.", file=sys.stderr)
-        sys.exit(1)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -127,7 +125,8 @@ def train_and_measure(splits, method_name, workdir):
     else:
         print(f"resuming after epoch {epoch} of {FLAGS.epochs}")
         checkpoints.forget_epochs(workdir / "log.csv", epoch)
-    if epoch == FLAGS.epochs and (workdir / "results.json").exists():
+    written = [(workdir / name).exists() for name in ("results.json", "network.keras")]
+    if epoch == FLAGS.epochs and all(written):
         results = json.loads((workdir / "results.json").read_text())
         return results["costs"], results["measured"]
     sets = ", ".join(f"{len(part[0])}" for part in ((images,), splits.validation or ((),)))
@@ -232,7 +231,8 @@ def finish(network, splits, workdir, seconds):
         if part is not None and len(part[0])
     }
     checkpoints.write_whole(workdir / "network.keras", network.save)
-    if keras.config.backend() == "tensorflow" and not (workdir / "saved_model/1").exists():
+    if keras.config.backend() == "tensorflow":
+        shutil.rmtree(workdir / "saved_model/1", ignore_errors=True)
         sd_keras.export.saved_model(network, workdir / "saved_model/1")
     results = {
         "costs": costs,

@@ -7,6 +7,7 @@ import re
 import warnings
 
 import keras
+import numpy as np
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -29,10 +30,21 @@ class Checkpoint(keras.callbacks.Callback):
         self.keep = keep
 
     def on_epoch_end(self, epoch, logs=None):
+        self._refuse_diverged(epoch, logs or {})
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / f"epoch_{epoch + 1:05d}.keras", self.model.save)
         for _, old in _files(self.folder)[: -self.keep]:
             old.unlink()
+
+    def _refuse_diverged(self, epoch, logs):
+        """The loss of a step is taken before its update, so the last update goes unseen."""
+        losses = [logs[name] for name in ("loss", "val_loss") if name in logs]
+        weights = (keras.ops.convert_to_numpy(weight) for weight in self.model.weights)
+        if not np.isfinite(losses).all() or not all(np.isfinite(w).all() for w in weights):
+            raise FloatingPointError(
+                f"weights or validation loss are not finite after epoch {epoch + 1}, so it is "
+                f"not saved; the last good checkpoint stays in {self.folder}"
+            )
 
 
 def write_whole(path, write):

@@ -134,6 +134,8 @@ def test_two_views_needed_one_given(images, labels):
     [
         ("sparse_categorical_crossentropy", "made for logits"),
         (keras.losses.CategoricalCrossentropy(), "made for logits"),
+        (keras.losses.KLDivergence(), "made for logits"),
+        ("poisson", "made for logits"),
         (keras.losses.CategoricalCrossentropy(True, reduction="sum"), "mean over the batch"),
         ({"exit_1": "mse"}, "be one loss"),
         (lambda y, z: keras.ops.mean(z), "one value per example"),

@@ -124,6 +124,20 @@ def test_a_failed_save_leaves_the_old_checkpoint(images, labels, tmp_path, monke
     assert checkpoints.restore(tmp_path)[1] == 1
 
 
+def test_a_diverged_epoch_is_not_saved(images, labels, tmp_path):
+    model = full_model()
+    fit(model, images, labels, callbacks=[checkpoints.Checkpoint(tmp_path)])
+    callback = checkpoints.Checkpoint(tmp_path, keep=1)
+    callback.set_model(model)
+    with pytest.raises(FloatingPointError, match="after epoch 2, so it is not saved"):
+        callback.on_epoch_end(1, {"loss": 1.0, "val_loss": float("nan")})
+    weight = model.trainable_weights[0]
+    weight.assign(weight * float("inf"))
+    with pytest.raises(FloatingPointError, match="after epoch 2, so it is not saved"):
+        callback.on_epoch_end(1, {"loss": 1.0})
+    assert checkpoints.restore(tmp_path)[1] == 1
+
+
 def test_logged_epochs_without_checkpoint_are_forgotten(tmp_path):
     log = tmp_path / "log.csv"
     checkpoints.forget_epochs(log, 3)

@@ -317,3 +317,52 @@ def test_recompiling_gives_fresh_metrics(images, labels):
     history = model.fit(images, labels, verbose=0).history
     assert {"exit_1_top_2", "exit_2_top_2", "ensemble_top_2"} <= history.keys()
     assert "exit_1_accuracy" not in history
+
+
+def test_validation_may_have_labels_of_the_other_form(images, labels):
+    one_hot = np.eye(4, dtype="float32")[labels]
+    metric = keras.metrics.CategoricalAccuracy(name="accuracy")
+    for metrics in (["accuracy"], [metric]):
+        for train, other in ((one_hot, labels), (labels, one_hot)):
+            model = tiny_model(methods.deep_supervision(), compile_with={"metrics": metrics})
+            model.fit(images, train, verbose=0)
+            measured = model.evaluate(images, other, verbose=0, return_dict=True)
+            z = to_numpy(model.network(images))["exit_1"]
+            right = (z.argmax(-1) == labels).mean()
+            np.testing.assert_allclose(measured["exit_1_accuracy"], right, rtol=1e-5)
+
+
+def test_streams_of_unknown_length_do_not_count_a_step_too_many(images, labels):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).filter(lambda x, y: True).batch(8)
+    model = tiny_model(methods.be_your_own_teacher(), CropFlip(1, seed=0))
+    model.fit(data, epochs=3, shuffle=False, verbose=0)
+    assert int(model.step.value) == 12
+    assert int(model.distortion.seed_generator.state.value[1]) == 12
+
+
+def test_layers_that_distort_in_training_only(images, labels):
+    noise = keras.layers.GaussianNoise(1.0, seed=1)
+    model = tiny_model(methods.data_distortion(), noise, at=[])
+    history = model.fit(images.astype("float32"), labels, verbose=0)
+    assert history.history["view_mmd"][0] > 0
+
+
+def test_a_loaded_float16_network_keeps_its_loss_scaling(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    tiny_network().save(tmp_path / "network.keras")
+    keras.config.set_dtype_policy("float32")
+    network = keras.models.load_model(tmp_path / "network.keras")
+    model = sd_keras.SelfDistillModel(network, methods.be_your_own_teacher())
+    model.compile(sd_keras.optimizers.SGD(0.1))
+    assert type(model.optimizer).__name__ == "LossScaleOptimizer"
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError()])
+def test_dense_losses_of_keras_take_class_numbers(images, labels, loss):
+    model = tiny_model(methods.deep_supervision(), compile_with={"loss": loss})
+    measured = model.evaluate(images, labels, verbose=0, return_dict=True)
+    z = to_numpy(model.network(images))["exit_1"]
+    expected = ((z - np.eye(4)[labels]) ** 2).mean()
+    np.testing.assert_allclose(measured["exit_1_loss"], expected, rtol=1e-4)

@@ -73,7 +73,7 @@ def _check_arguments(backbone, num_classes, bottleneck):
     if not isinstance(backbone, keras.Model) or not hasattr(backbone, "operations"):
         raise ValueError(
             "`backbone` must be a functional keras.Model; of a Sequential one make "
-            "keras.Model(model.inputs, model.outputs). "
+            "keras.Model(model.inputs[0], model.outputs[0]). "
             f"Received: backbone of type {type(backbone).__name__}"
         )
     shape = getattr(backbone.output, "shape", None)

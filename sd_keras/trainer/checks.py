@@ -69,6 +69,12 @@ def check_views(x, method, distortion):
 def check_images(images, network, argument="x"):
     """Checks rank, size and channels of a batch of images as far as they are known."""
     expected = tuple(network.input_shape)
+    if isinstance(images, dict) or getattr(images.shape, "rank", 4) is None:
+        raise ValueError(
+            f"`{argument}` must be images of known rank, shape {('n', *expected[1:])}; a dict "
+            "gives them by its entry, a tensor of unknown shape by set_shape. "
+            f"Received: {argument} of type {type(images).__name__}"
+        )
     shape = tuple(images.shape)
     fits = len(shape) == len(expected) and all(
         want is None or have is None or want == have for want, have in zip(expected[1:], shape[1:])

@@ -37,13 +37,17 @@ def guarded(step_function, model, training):
         if LOW not in logs:
             return result
         low, high = float(logs.pop(LOW)), float(logs.pop(HIGH))
-        if training:
-            model.steps_done += model.steps_per_execution
-        if low < 0 or high >= model.num_classes:
+        out_of_range = low < 0 or high >= model.num_classes
+        diverged = training and not math.isfinite(float(logs["loss"]))
+        if (out_of_range or diverged) and isinstance(result, tuple):
+            # On JAX the step has consumed the model's variables; without the new ones it
+            # could not be used, nor saved, after the error.
+            model.take_back(result[1], training)
+        if out_of_range:
             raise ValueError(range_message(low, high, model.num_classes))
-        if training and not math.isfinite(float(logs["loss"])):
+        if diverged:
             terms = [n for n in model.term_names if n in logs and not math.isfinite(float(logs[n]))]
-            raise NonFiniteLossError(model.steps_done, terms)
+            raise NonFiniteLossError(int(model.step.value), terms)
         return result
 
     return checked

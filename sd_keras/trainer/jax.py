@@ -19,6 +19,15 @@ class BackendTrainer:
         state = (trainable, non_trainable, *rest)
         return super().train_step(state, (x, y, sample_weight))
 
+    def take_back(self, state, training):
+        """Assigns the state that a step returned to the model's variables."""
+        names = ["trainable_variables", "non_trainable_variables"]
+        names += ["optimizer_variables"] * training + ["metrics_variables"]
+        self._jax_state = dict(zip(names, state))
+        self._jax_state_synced = False
+        self.jax_state_sync()
+        self._jax_state = None
+
     def predict_step(self, state, data):
         """Logits of every exit for one batch. Called by Keras."""
         outputs, non_trainable = super().predict_step(state, data)

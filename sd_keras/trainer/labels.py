@@ -9,6 +9,14 @@ from keras import ops
 from sd_keras import losses
 
 LOW, HIGH = "_label_low", "_label_high"
+# Losses of Keras that want probabilities and have no `from_logits`.
+ON_PROBABILITIES = (
+    "kldivergence",
+    "poisson",
+    "dice",
+    "tversky",
+    "categoricalgeneralizedcrossentropy",
+)
 
 
 def standardize(labels, num_classes):
@@ -132,10 +140,17 @@ def resolve_loss(loss):
                 f"Received: loss with reduction={function.reduction!r}"
             )
         return _per_example(function.call, wants_one_hot=_is_dense_keras_loss(function))
-    return _per_example(function, wants_one_hot=False)
+    return _per_example(function, wants_one_hot=_is_dense_keras_loss(function))
+
+
+def _name_of(function):
+    named = function if inspect.isfunction(function) else type(function)
+    return named.__name__.lower().replace("_", "")
 
 
 def _takes_probabilities(function):
+    if _name_of(function) in ON_PROBABILITIES:
+        return True
     if isinstance(function, keras.losses.Loss):
         return getattr(function, "from_logits", None) is False
     parameters = inspect.signature(function).parameters
@@ -144,8 +159,9 @@ def _takes_probabilities(function):
 
 def _is_dense_keras_loss(function):
     """Whether a loss of Keras itself compares against probabilities, not class numbers."""
-    is_own = type(function).__module__.partition(".")[0] == "keras"
-    return is_own and "sparse" not in type(function).__name__.lower()
+    named = function if inspect.isfunction(function) else type(function)
+    is_own = named.__module__.partition(".")[0] == "keras"
+    return is_own and "sparse" not in _name_of(function)
 
 
 def _per_example(function, wants_one_hot):

@@ -1,6 +1,7 @@
 """The metrics given to `compile`, for every exit and the ensemble."""
 
 import keras
+from keras import ops
 
 
 def give_to_each(compile_metrics, names):
@@ -20,6 +21,45 @@ def give_to_each(compile_metrics, names):
         if given and not isinstance(given, dict):
             each = {name: [_fresh(metric) for metric in given] for name in names}
             setattr(compile_metrics, attribute, each)
+
+
+def in_form(compile_metrics, targets, num_classes):
+    """Returns the labels in the one form that all metrics given to `compile` can take.
+
+    Keras settles on class numbers or probabilities at the first batch; a validation set of
+    the other form would then be measured wrongly, without a word.
+
+    Args:
+        compile_metrics: what `compile` made of its arguments.
+        targets: class numbers `(n,)` or probabilities `(n, classes)`.
+        num_classes: number of classes.
+
+    Returns:
+        Class numbers where every metric is accuracy or one of Keras's sparse ones,
+        probabilities where every metric is another one of Keras's, else what came.
+    """
+    kinds = {_kind(metric) for metric in _all_metrics(compile_metrics)}
+    is_numbers = len(targets.shape) == 1
+    if kinds <= {"accuracy", "sparse"} and not is_numbers:
+        return ops.argmax(targets, axis=-1)
+    if "dense" in kinds and kinds <= {"accuracy", "dense"} and is_numbers:
+        return ops.one_hot(ops.clip(targets, 0, num_classes - 1), num_classes)
+    return targets
+
+
+def _all_metrics(compile_metrics):
+    given = [compile_metrics._user_metrics, compile_metrics._user_weighted_metrics]
+    return [metric for metric in keras.tree.flatten(given) if metric is not None]
+
+
+def _kind(metric):
+    if metric in ("accuracy", "acc"):
+        return "accuracy"
+    name = metric if isinstance(metric, str) else type(metric).__name__
+    if "sparse" in name.lower():
+        return "sparse"
+    is_own = isinstance(metric, str) or type(metric).__module__.startswith("keras.")
+    return "dense" if is_own else "other"
 
 
 def _fresh(metric):

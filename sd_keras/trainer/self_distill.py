@@ -8,7 +8,8 @@ from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import checks, labels
 from sd_keras.trainer.guards import guarded
-from sd_keras.trainer.metrics import give_to_each
+from sd_keras.trainer.metrics import give_to_each, in_form
+from sd_keras.trainer.views import draw, policy_of
 
 if keras.config.backend() == "jax":
     from sd_keras.trainer.jax import BackendTrainer
@@ -41,8 +42,9 @@ class SelfDistillModel(BackendTrainer, keras.Model):
         network: made by `attach_exits`. It is what to save, measure and export.
         method: a `sd_keras.methods.Method`; the plain baseline by default.
         distortion: a callable from a batch of images to distorted ones with a new draw at
-            each call: `sd_keras.distortions.CropFlip`, or a Keras preprocessing layer. None
-            for none, or when the data hold ready-made views, elements `((a, b), y)`.
+            each call: `sd_keras.distortions.CropFlip`, or a Keras preprocessing layer; under
+            JAX a layer, since a plain function would draw once for all steps. None for none,
+            or when the data hold ready-made views, elements `((a, b), y)`.
         **kwargs: `name`, `dtype` as `keras.Model`.
 
     Data: images as the network takes them, labels `(n,)` or `(n, classes)`, sample_weight
@@ -54,7 +56,7 @@ class SelfDistillModel(BackendTrainer, keras.Model):
     """
 
     def __init__(self, network, method=None, distortion=None, **kwargs):
-        kwargs.setdefault("dtype", network.dtype_policy)
+        kwargs.setdefault("dtype", policy_of(network))
         super().__init__(**kwargs)
         self.autocast = False  # raw pixels reach the network in full precision
         self.method = methods.baseline() if method is None else method
@@ -78,7 +80,6 @@ class SelfDistillModel(BackendTrainer, keras.Model):
             aggregation="only_first_replica",
             name="step",
         )
-        self.steps_done = 0
         self._reduce = _PerExample(name="per_example")
         self.built = True
 
@@ -108,11 +109,11 @@ class SelfDistillModel(BackendTrainer, keras.Model):
             return x
         images = ops.convert_to_tensor(x)
         checks.check_images(images, self.network)
-        views = tuple(self.distortion(images) for _ in range(self.method.num_views))
-        return views if len(views) > 1 else views[0]
+        return draw(self.distortion, images, self.method.num_views)
 
     def only_exits(self, outputs):
-        """Drops the features from a dict of outputs."""
+        """Drops the features from the outputs, of several views the first one's."""
+        outputs = outputs if isinstance(outputs, dict) else outputs[0]
         return {name: outputs[name] for name in self.exit_names}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -154,6 +155,7 @@ class SelfDistillModel(BackendTrainer, keras.Model):
             predictions = self.only_exits(outputs)
             predictions["ensemble"] = ensemble_logits(list(predictions.values()))
             give_to_each(self._compile_metrics, predictions)
+            targets = in_form(self._compile_metrics, targets, self.num_classes)
             same = dict.fromkeys(predictions, targets)
             self._compile_metrics.update_state(same, predictions, sample_weight)
         results = self.get_metrics_result() | self._label_range.result()
@@ -178,7 +180,7 @@ class SelfDistillModel(BackendTrainer, keras.Model):
 
     def make_train_function(self, force=False):
         """Builds the step function and the checks around it. Called by Keras."""
-        if self.get_compile_config().get("loss_weights") is not None:
+        if self._compile_config.config.get("loss_weights") is not None:
             raise ValueError("`loss_weights` must be None: the method weights the exits")
         if self.train_function is None or force:
             super().make_train_function(force)
@@ -196,7 +198,6 @@ class SelfDistillModel(BackendTrainer, keras.Model):
         if isinstance(validation_data, (tuple, list)):
             arguments = ("validation_data[0]", "validation_data[1]")
             checks.check_arrays(*validation_data[:2], self.network, self.num_classes, arguments)
-        self.steps_done = int(self.step.value)
         return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

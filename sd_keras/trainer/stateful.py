@@ -1,5 +1,7 @@
 """The training and prediction step on TensorFlow and PyTorch, where variables hold state."""
 
+import contextlib
+
 import keras
 
 
@@ -9,8 +11,23 @@ class BackendTrainer:
     def train_step(self, data):
         """One step: views, forward, objectives, update. Called by Keras."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return super().train_step((self.begin_step(x), y, sample_weight))
+        with _after(x):
+            x = self.begin_step(x)
+        return super().train_step((x, y, sample_weight))
 
     def predict_step(self, data):
         """Logits of every exit for one batch. Called by Keras."""
         return self.only_exits(super().predict_step(data))
+
+
+def _after(x):
+    """Within, TensorFlow counts and draws only once `x` is there.
+
+    At the end of a stream of unknown length Keras starts one more step, which fails for
+    want of data but would still run whatever does not need them.
+    """
+    if keras.config.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies(tf.nest.flatten(x))

@@ -1,0 +1,25 @@
+"""The views of a batch, and the precision they are trained in."""
+
+import inspect
+
+import keras
+
+
+def draw(distortion, images, num_views):
+    """Returns one distorted batch, or a tuple of `num_views`, each a draw of its own."""
+    arguments = {}
+    if isinstance(distortion, keras.Layer):
+        # Some layers distort in training only, and take it that there is none.
+        names = inspect.signature(distortion.call).parameters
+        arguments = {"training": True} if "training" in names else {}
+    views = tuple(distortion(images, **arguments) for _ in range(num_views))
+    return views if num_views > 1 else views[0]
+
+
+def policy_of(network):
+    """Returns the dtype policy of a network, by which Keras scales the loss.
+
+    A loaded network has forgotten its own, its layers have not.
+    """
+    policies = {layer.dtype_policy.name for layer in network.layers}
+    return "mixed_float16" if "mixed_float16" in policies else network.dtype_policy
