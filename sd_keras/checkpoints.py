@@ -100,9 +100,9 @@ def forget_epochs(path, epochs):
         epochs: how many epochs to keep.
     """
     if path.exists():
-        header, *rows = path.read_text().splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) < epochs]
-        write_whole(path, lambda aside: aside.write_text("".join([header, *kept])))
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [row for row in lines[1:] if row.endswith("\n") and int(row.split(",")[0]) < epochs]
+        write_whole(path, lambda aside: aside.write_text("".join([*lines[:1], *kept])))
 
 
 def restore(folder):

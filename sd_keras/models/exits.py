@@ -102,9 +102,9 @@ def _taps(backbone, at):
         at = [name for _, name in stages if names[name].output is not backbone.output]
     if isinstance(at, str) or not all(isinstance(name, str) for name in at):
         raise ValueError(f"`at` must be a list of names of layers. Received: at={at!r}")
+    maps = _feature_maps(backbone)
     for name in at:
-        if name not in _feature_maps(backbone):
-            maps = _feature_maps(backbone)
+        if name not in maps:
             near = difflib.get_close_matches(name, maps)
             shown = maps if len(maps) <= 50 else [*maps[:20], "…", *maps[-20:]]
             raise ValueError(

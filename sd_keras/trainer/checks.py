@@ -35,8 +35,8 @@ def check_parts(network, method, distortion):
             "stay untrained. For one exit use attach_exits(backbone, num_classes, at=[])",
             stacklevel=3,
         )
-    widths = {name.replace("exit", "features"): None for name in names}
-    widths = {name: network.output[name].shape[-1] for name in widths if name in network.output}
+    features = [name.replace("exit", "features") for name in names]
+    widths = {name: network.output[name].shape[-1] for name in features if name in network.output}
     hints = any(isinstance(objective, ExitHint) for objective in method.objectives)
     if hints and (len(widths) < len(names) or len(set(widths.values())) > 1):
         raise ValueError(

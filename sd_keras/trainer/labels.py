@@ -139,13 +139,17 @@ def resolve_loss(loss):
                 "`loss` must be a mean over the batch. "
                 f"Received: loss with reduction={function.reduction!r}"
             )
-        return _per_example(function.call, wants_one_hot=_is_dense_keras_loss(function))
-    return _per_example(function, wants_one_hot=_is_dense_keras_loss(function))
+    per_example = function.call if isinstance(function, keras.losses.Loss) else function
+    return _per_example(per_example, wants_one_hot=_is_dense_keras_loss(function))
+
+
+def _named(function):
+    """Returns what carries the name and the module: a function itself, an object's class."""
+    return function if inspect.isfunction(function) else type(function)
 
 
 def _name_of(function):
-    named = function if inspect.isfunction(function) else type(function)
-    return named.__name__.lower().replace("_", "")
+    return _named(function).__name__.lower().replace("_", "")
 
 
 def _takes_probabilities(function):
@@ -159,8 +163,7 @@ def _takes_probabilities(function):
 
 def _is_dense_keras_loss(function):
     """Whether a loss of Keras itself compares against probabilities, not class numbers."""
-    named = function if inspect.isfunction(function) else type(function)
-    is_own = named.__module__.partition(".")[0] == "keras"
+    is_own = _named(function).__module__.partition(".")[0] == "keras"
     return is_own and "sparse" not in _name_of(function)
 
 

@@ -148,11 +148,10 @@ class SelfDistillModel(BackendTrainer, keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates and returns the metrics of a batch. Called by Keras."""
-        outputs = y_pred if isinstance(y_pred, dict) else y_pred[0]
         targets = labels.standardize(y, self.num_classes)
         self._label_range.update_state(targets)
         if self._compile_metrics is not None:
-            predictions = self.only_exits(outputs)
+            predictions = self.only_exits(y_pred)
             predictions["ensemble"] = ensemble_logits(list(predictions.values()))
             give_to_each(self._compile_metrics, predictions)
             targets = in_form(self._compile_metrics, targets, self.num_classes)
@@ -197,7 +196,8 @@ class SelfDistillModel(BackendTrainer, keras.Model):
         checks.check_arrays(x, y, self.network, self.num_classes)
         if isinstance(validation_data, (tuple, list)):
             arguments = ("validation_data[0]", "validation_data[1]")
-            checks.check_arrays(*validation_data[:2], self.network, self.num_classes, arguments)
+            held, held_labels, _ = keras.utils.unpack_x_y_sample_weight(tuple(validation_data))
+            checks.check_arrays(held, held_labels, self.network, self.num_classes, arguments)
         return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
