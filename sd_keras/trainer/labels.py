@@ -133,14 +133,14 @@ def resolve_loss(loss):
             "`loss` must be made for logits, as the exits give them: for instance "
             f"keras.losses.CategoricalCrossentropy(from_logits=True). Received: loss={loss!r}"
         )
-    if isinstance(function, keras.losses.Loss):
-        if function.reduction not in ("sum_over_batch_size", "mean", None, "none"):
-            raise ValueError(
-                "`loss` must be a mean over the batch. "
-                f"Received: loss with reduction={function.reduction!r}"
-            )
-    per_example = function.call if isinstance(function, keras.losses.Loss) else function
-    return _per_example(per_example, wants_one_hot=_is_dense_keras_loss(function))
+    if not isinstance(function, keras.losses.Loss):
+        return _per_example(function, wants_one_hot=_is_dense_keras_loss(function))
+    if function.reduction not in ("sum_over_batch_size", "mean", None, "none"):
+        raise ValueError(
+            "`loss` must be a mean over the batch. "
+            f"Received: loss with reduction={function.reduction!r}"
+        )
+    return _per_example(function.call, wants_one_hot=_is_dense_keras_loss(function))
 
 
 def _named(function):
