@@ -13,6 +13,7 @@ One part or several, as words or by --what:
     precision   images per second in mixed_bfloat16 against float32
     distortion  CropFlip against Keras's own layers, and its share of a plain step
     losses      the objectives and their gradient, as a share of the step they belong to
+    build       building a network with its exits, and cutting it, against the plain one
     import      the seconds that `import sd_keras` adds to `import keras`
     all         all of these; the torch part is left out where PyTorch is not installed
 
@@ -26,6 +27,7 @@ accelerator is not used.
 
 import datetime
 import gc
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -39,7 +41,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-PARTS = ("steps", "torch", "precision", "distortion", "losses", "import")
+PARTS = ("steps", "torch", "precision", "distortion", "losses", "build", "import")
 PRECISIONS = ("float32", "mixed_bfloat16")
 PACKAGES = ("keras", "tensorflow", "numpy", "torch")
 IMPORT_RUNS = 5
@@ -90,10 +92,9 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part == "torch":
-        import benchmark_torch
-
-        return benchmark_torch.torch_figures(FLAGS)
+    if part in ("torch", "build"):
+        module = importlib.import_module(f"benchmark_{part}")
+        return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)
 
 

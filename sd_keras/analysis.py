@@ -1,89 +1,63 @@
 """What a network costs and how well each of its exits answers."""
 
-import math
-
 import keras
 import numpy as np
 
+from sd_keras import graph
+from sd_keras.costs import Measured, one_image, parameters
 from sd_keras.inference import ensemble_logits
-from sd_keras.models.exits import exit_names, submodel
-
-# Layers without multiply-accumulates of the kind counted here.
-FREE = (
-    keras.layers.Activation,
-    keras.layers.Add,
-    keras.layers.AveragePooling2D,
-    keras.layers.BatchNormalization,
-    keras.layers.Concatenate,
-    keras.layers.Dropout,
-    keras.layers.Flatten,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.InputLayer,
-    keras.layers.MaxPooling2D,
-    keras.layers.ReLU,
-    keras.layers.Rescaling,
-    keras.layers.ZeroPadding2D,
-)
+from sd_keras.models.exits import exit_names
 
 
-def costs(network):
-    """Counts parameters and multiply-accumulates up to each exit.
+def costs(network, input_shape=None):
+    """Counts what each exit costs for one image.
 
-    A multiply-accumulate is one product of a convolution or Dense kernel, for one image;
-    biases, normalisation, activations and pooling are left out, as the papers count. The
-    cost of an exit holds its own bottleneck and classifier and no shallower exit's.
+    A multiply-accumulate is one product of a convolution or Dense kernel or of a matrix
+    product; biases, normalisation, activations and pooling are left out, as the papers
+    count. The cost of an exit holds its own bottleneck and classifier and no shallower
+    exit's.
 
     Args:
-        network: functional model, made by `attach_exits`.
+        network: functional model, made by `attach_exits` or any other.
+        input_shape: size of the image, where the network takes any.
 
     Returns:
-        A dict from `exit_1 … exit_C` and `ensemble` (the whole network) to a dict with
-        `macs`, `parameters` (trainable) and `non_trainable` (moving statistics).
+        A dict from `exit_1 … exit_C` and `ensemble` (the whole network), of a model without
+        exits from `network` alone, to a dict with `macs`; `flops`, two per
+        multiply-accumulate; `parameters` (trainable or frozen) and `non_trainable` (moving
+        statistics); `activations`, the elements that convolutions, Dense layers and matrix
+        products put out (Radosavovic et al. 2020); and `peak_activation_bytes`, all tensors
+        that are needed at the worst moment, computed layer by layer and nothing in place.
 
     Raises:
-        ValueError: for a layer with weights that this function cannot count.
+        ValueError: if the model has no graph or unknown input size, or for a layer that
+            cannot be counted.
     """
-    names = exit_names(network)
-    models = {name: submodel(network, name) for name in names} | {"ensemble": network}
-    return {
-        name: {
-            "macs": sum(layer_macs(layer) for layer in model.layers),
-            "parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
-            "non_trainable": sum(math.prod(w.shape) for w in model.non_trainable_weights),
-        }
-        for name, model in models.items()
-    }
-
-
-def layer_macs(layer):
-    """Returns the multiply-accumulates of one layer for one image.
-
-    Args:
-        layer: a built layer of a functional model, called once; a layer made of layers
-            counts as their sum.
-
-    Raises:
-        ValueError: for a layer with weights whose count is not known.
-    """
-    if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-        positions = math.prod(layer.output.shape[1:-1])
-        return positions * math.prod(layer.kernel.shape)
-    if hasattr(layer, "blocks"):
-        # A layer that chains others: the same chain on symbolic tensors tells their shapes.
-        tensor = keras.Input(layer.input.shape[1:])
-        total = 0
-        for block in layer.blocks:
-            output_shape = block.compute_output_shape((1, *tensor.shape[1:]))
-            if isinstance(block, keras.layers.Conv2D):
-                total += math.prod(output_shape[1:-1]) * math.prod(block.kernel.shape)
-            tensor = keras.Input(output_shape[1:])
-        return total
-    if layer.weights and not isinstance(layer, FREE):
+    functional = graph.as_functional(network)
+    if functional is None:
         raise ValueError(
-            "`network` holds a layer whose cost cannot be counted. "
-            f"Received: layer {layer.name} of type {type(layer).__name__}"
+            "`network` must be a functional or a built Sequential keras.Model. "
+            f"Received: network of type {type(network).__name__}"
         )
-    return 0
+    wanted = {"network": functional.outputs}
+    if isinstance(functional.output, dict) and "exit_1" in functional.output:
+        wanted = {name: [functional.output[name]] for name in exit_names(functional)}
+        wanted["ensemble"] = list(functional.outputs)
+    measured = Measured(functional, one_image(functional, input_shape))
+    return {name: _cost_row(measured, outputs) for name, outputs in wanted.items()}
+
+
+def _cost_row(measured, outputs):
+    total = measured.total(outputs)
+    trained, moving = parameters(graph.ancestors(measured.nodes, outputs))
+    return {
+        "macs": total.macs,
+        "flops": 2 * total.macs,
+        "parameters": trained,
+        "non_trainable": moving,
+        "activations": total.activations,
+        "peak_activation_bytes": total.peak,
+    }
 
 
 def evaluate_exits(network, images, labels, batch_size=256, bins=15):

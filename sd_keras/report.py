@@ -101,6 +101,29 @@ def exits_table(costs, measured, baseline=None):
     return table(["exit", "parameters", "MACs (M)", *(f"{s} (%)" for s in measured)], rows)
 
 
+def costs_table(costs):
+    """Lays out what `analysis.costs` returns, a row per exit."""
+    header = ["exit", "parameters", "moving", "MACs (M)", "FLOPs (M)", "activations (M)"]
+    header += ["peak memory (MB)", "acceleration"]
+    deepest = [name for name in costs if name != "ensemble"][-1]
+    shown = [name for name in costs if name != "ensemble" or len(costs) > 2]
+    rows = []
+    for name in shown:
+        cost = costs[name]
+        faster = costs[deepest]["macs"] / cost["macs"] if cost["macs"] else None
+        rows.append(
+            [
+                name,
+                f"{cost['parameters']:,}",
+                f"{cost['non_trainable']:,}",
+                *(f"{cost[key] / 1e6:.2f}" for key in ("macs", "flops", "activations")),
+                f"{cost['peak_activation_bytes'] / 1e6:.2f}",
+                faster and f"{faster:.2f}",
+            ]
+        )
+    return table(header, rows)
+
+
 def measures_table(measured):
     """Lays out what `analysis.evaluate_exits` returns, a row per exit."""
     header = ["exit", "accuracy (%)", "top-5 (%)", "cross entropy", "calibration error (%)"]

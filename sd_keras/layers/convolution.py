@@ -50,11 +50,12 @@ class Conv2D(keras.layers.Conv2D):
             fits = self.padding == "same" and all(size % 2 for size in self.kernel_size)
         else:
             fits = self.padding == "valid" and all(s % 2 == 0 for s in inputs.shape[1:3])
-        return wide and fits and _is_cpu_only()
+        return wide and fits and is_cpu_only()
 
 
 @functools.cache
-def _is_cpu_only():
+def is_cpu_only():
+    """Tells whether TensorFlow sees no GPU."""
     import tensorflow as tf
 
     return not tf.config.list_physical_devices("GPU")

@@ -1,128 +1,76 @@
 """Exits on a backbone: attach them, name them, cut the network at one of them."""
 
-import difflib
 import numbers
 import re
 
 import keras
-from keras import layers
 
-from sd_keras.layers import Bottleneck
+from sd_keras.models.body import body_of
+from sd_keras.models.heads import Heads
+from sd_keras.models.places import taps
 
 BOTTLENECKS = ("scala",)
+POOLINGS = ("average", "token")
 
 
-def attach_exits(backbone, num_classes, at=None, bottleneck="scala"):
-    """Makes a multi-exit classifier out of a backbone.
+def attach_exits(
+    backbone,
+    num_classes,
+    at=None,
+    bottleneck="scala",
+    input_shape=None,
+    pooling="average",
+    freeze=False,
+):
+    """Makes a multi-exit classifier out of a backbone, whose layers it shares.
 
-    After each cut point stands a bottleneck, global average pooling and a classifier
-    (Be Your Own Teacher, section 3.1, figure 2); the deepest exit is the plain network and
-    has no bottleneck. The backbone's layers and variables are shared, not copied.
+    Behind each cut point stand a bottleneck, pooling and a classifier (Be Your Own Teacher,
+    section 3.1, figure 2); the deepest exit is the plain network. `docs/networks.md` tells
+    which places are found by themselves.
 
     Args:
-        backbone: functional `keras.Model` with one output, a feature map `(n, h, w, c)`.
+        backbone: functional or built Sequential model that ends in one feature map, in
+            tokens `(n, t, c)` or in hidden Dense layers.
         num_classes: number of classes.
-        at: names of the layers after which the shallow exits stand, in order of depth;
-            `[]` gives the plain one-exit network. None takes the layers named
-            `stage_1`, `stage_2`, … but the deepest.
+        at: where shallow exits stand, shallow to deep: names of layers; shares of the
+            backbone's cost, `[0.25, 0.5, 0.75]`; or the number of all exits, spread evenly.
+            `[]` gives the plain network. None finds up to four exits.
         bottleneck: the kind of bottleneck; `"scala"` is the only one.
+        input_shape: size of the image, for a backbone that takes any.
+        pooling: `"average"`, or `"token"` for the first token alone.
+        freeze: train the exits only; `backbone.trainable = True` undoes it.
 
     Returns:
-        A functional `keras.Model` from the backbone's input to a dict with `exit_1 …
-        exit_C` (logits `(n, num_classes)`, float32, shallow to deep) and `features_1 …
-        features_C` (the vectors in front of the classifiers).
+        A functional model to a dict with `exit_1 … exit_C` (logits `(n, num_classes)`,
+        float32, shallow to deep) and `features_1 … features_C` (the classifiers' inputs).
 
     Raises:
         ValueError: for an argument that does not fit; the message names it.
     """
-    _check_arguments(backbone, num_classes, bottleneck)
-    deepest = backbone.output
-    taps = _taps(backbone, at)
-    features = []
-    for index, tap in enumerate(taps, start=1):
-        pool = max(1, min(tap.shape[axis] // deepest.shape[axis] for axis in (1, 2)))
-        head = Bottleneck(deepest.shape[-1], pool, name=f"bottleneck_{index}")
-        features.append(head(tap))
-    features.append(deepest)
-    outputs, vectors = {}, {}
-    for index, feature_map in enumerate(features, start=1):
-        pooled = layers.GlobalAveragePooling2D(name=f"pool_{index}")(feature_map)
-        vectors[f"features_{index}"] = pooled
-        outputs[f"exit_{index}"] = _classifier(pooled, num_classes, index)
-    return keras.Model(backbone.input, outputs | vectors, name=backbone.name)
+    _check_arguments(backbone, num_classes, bottleneck, pooling)
+    body = body_of(backbone, at, input_shape)
+    network = Heads(body, num_classes, pooling).network(taps(body, at))
+    if freeze:
+        backbone.trainable = False
+    return network
 
 
-def _classifier(vector, num_classes, index):
-    # Uniform in ±1/sqrt(fan_in), as the reference networks; float32 whatever the policy,
-    # because softmax of 16-bit logits loses accuracy.
-    initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    return layers.Dense(
-        num_classes, kernel_initializer=initializer, dtype="float32", name=f"classifier_{index}"
-    )(vector)
-
-
-def _check_arguments(backbone, num_classes, bottleneck):
+def _check_arguments(backbone, num_classes, bottleneck, pooling):
     if not isinstance(num_classes, numbers.Integral) or num_classes < 2:
         raise ValueError(
             f"`num_classes` must be an integer of at least 2. Received: num_classes={num_classes!r}"
         )
-    if bottleneck not in BOTTLENECKS:
+    for name, value, known in (
+        ("bottleneck", bottleneck, BOTTLENECKS),
+        ("pooling", pooling, POOLINGS),
+    ):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
+    if not isinstance(backbone, keras.Model):
         raise ValueError(
-            f"`bottleneck` must be one of {BOTTLENECKS}. Received: bottleneck={bottleneck!r}"
-        )
-    if not isinstance(backbone, keras.Model) or not hasattr(backbone, "operations"):
-        raise ValueError(
-            "`backbone` must be a functional keras.Model; of a Sequential one make "
-            "keras.Model(model.inputs[0], model.outputs[0]). "
+            "`backbone` must be a functional keras.Model. "
             f"Received: backbone of type {type(backbone).__name__}"
         )
-    shape = getattr(backbone.output, "shape", None)
-    if shape is None or len(shape) != 4 or None in shape[1:]:
-        raise ValueError(
-            "`backbone` must end in one feature map (n, height, width, channels) of known "
-            "size, without pooling and classifier: for instance include_top=False, or "
-            "keras.Model(model.input, model.get_layer(NAME).output). "
-            f"Received: backbone with output of shape {shape}"
-        )
-
-
-def _taps(backbone, at):
-    """The tensors behind which shallow exits stand, in the order given."""
-    names = {layer.name: layer for layer in backbone.layers}
-    if at is None:
-        stages = sorted(
-            (int(match[1]), name) for name in names if (match := re.fullmatch(r"stage_(\d+)", name))
-        )
-        if not stages:
-            raise ValueError(
-                "`at` must name the layers after which exits stand, because no layer of the "
-                f"backbone is called stage_1, stage_2, …. Received: at=None; layers with a "
-                f"feature map: {_feature_maps(backbone)}"
-            )
-        at = [name for _, name in stages if names[name].output is not backbone.output]
-    if isinstance(at, str) or not all(isinstance(name, str) for name in at):
-        raise ValueError(f"`at` must be a list of names of layers. Received: at={at!r}")
-    maps = _feature_maps(backbone)
-    for name in at:
-        if name not in maps:
-            near = difflib.get_close_matches(name, maps)
-            shown = maps if len(maps) <= 50 else [*maps[:20], "…", *maps[-20:]]
-            raise ValueError(
-                f"`at` must name layers of the backbone that give a feature map; {name!r} is "
-                f"none. Close matches: {near}; all: {shown}. Received: at={list(at)!r}"
-            )
-    order = [list(names).index(name) for name in at]
-    if order != sorted(set(order)) or any(names[n].output is backbone.output for n in at):
-        raise ValueError(
-            "`at` must name different layers from shallow to deep, all before the backbone's "
-            f"last, where the deepest exit stands. Received: at={list(at)!r}"
-        )
-    return [names[name].output for name in at]
-
-
-def _feature_maps(backbone):
-    named = [layer for layer in backbone.layers if len(getattr(layer.output, "shape", ())) == 4]
-    return [layer.name for layer in named if not isinstance(layer, layers.InputLayer)]
 
 
 def exit_names(network):

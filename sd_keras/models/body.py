@@ -1,0 +1,186 @@
+"""The part of a backbone that exits stand on: its graph, laid open where need be."""
+
+import collections
+import dataclasses
+import numbers
+import re
+
+import keras
+
+from sd_keras import graph
+from sd_keras.models.at import wanted
+from sd_keras.models.tensors import is_activated, makers
+
+
+@dataclasses.dataclass
+class Body:
+    """A functional model of known input size with one output.
+
+    Attributes:
+        model: the functional model; its layers are the backbone's own.
+        pyramid: tensors at which the backbone itself says that a level ends.
+    """
+
+    model: keras.Model
+    pyramid: tuple = ()
+
+    def __post_init__(self):
+        self.output = self.model.outputs[0]
+        self.nodes = graph.nodes_of(self.model)
+        self.made_by = makers(self.nodes)
+        self.tensors = {}
+        for node in self.nodes:
+            if len(node.output_tensors) == 1:
+                self.tensors.setdefault(node.operation.name, []).append(node.output_tensors[0])
+
+    @property
+    def last_map(self):
+        """The last feature map, or the output tokens."""
+        maps = [t[0] for t in self.tensors.values() if len(t[0].shape) == 4]
+        is_vector = len(self.output.shape) == 2
+        return self._latest(maps) if is_vector and maps else self.output
+
+    def _latest(self, tensors):
+        order = {id(tensor): index for index, tensor in enumerate(self.in_order())}
+        return max(tensors, key=lambda tensor: order[id(tensor)])
+
+    def in_order(self):
+        """All tensors in the order in which they are computed."""
+        return [tensor for node in self.nodes for tensor in node.output_tensors]
+
+
+def stage_names(names):
+    """Returns those of the names that are `stage_1`, `stage_2`, … in the order of numbers."""
+    found = {int(match[1]): name for name in names if (match := re.fullmatch(r"stage_(\d+)", name))}
+    return [found[number] for number in sorted(found)]
+
+
+def body_of(backbone, at, input_shape=None):
+    """Returns the body of a backbone.
+
+    Args:
+        backbone: functional or built Sequential model.
+        at: as `attach_exits`; decides whether nested models have to be laid open.
+        input_shape: size of the image, where the backbone takes any.
+
+    Raises:
+        ValueError: naming `backbone`, `at` or `input_shape`.
+    """
+    model = graph.as_functional(backbone)
+    if model is None or len(model.inputs) != 1 or not isinstance(model.output, keras.KerasTensor):
+        raise ValueError(
+            "`backbone` must be a functional keras.Model, or a built Sequential one, with one "
+            f"input that ends in one feature map. Received: backbone of type "
+            f"{type(backbone).__name__} with output {getattr(model, 'output', None)}"
+        )
+    shape = _known_shape(model, input_shape)
+    pyramid = _pyramid(backbone, model)
+    opens = _opener(model, at)
+    if opens is None and None not in model.inputs[0].shape[1:]:
+        return _checked(Body(model, pyramid))
+    old = model.inputs[0]
+    image = keras.Input(shape, dtype=old.dtype, name=old.name)
+    try:
+        tensors = graph.replay(model, [image], opens or (lambda operation: False))
+    except Exception as error:
+        raise ValueError(
+            f"`backbone` must take images {shape}, and all the layers in which exits may stand "
+            "must pass on tensors only. Received: "
+            f"backbone {model.name!r}, input_shape={input_shape!r}, at={at!r}; {error}"
+        ) from error
+    pyramid = tuple(tensors[id(tensor)] for tensor in pyramid)
+    output = tensors[id(model.output)]
+    _check_names(graph.operations_before(output), model)
+    return _checked(Body(keras.Model(image, output, name=model.name), pyramid))
+
+
+def _check_names(operations, model):
+    """Checks that names are unique; gives others to operations that opening a layer made."""
+    old = {id(operation) for operation in graph.all_operations(model)}
+    counts = collections.Counter(operation.name for operation in operations)
+    for operation in operations:
+        is_new = id(operation) not in old and not isinstance(operation, keras.Layer)
+        while is_new and counts[operation.name] > 1:
+            # Keras counts names from the start again in each process and session.
+            counts[operation.name] -= 1
+            operation.name += "_opened"
+            counts[operation.name] += 1
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise ValueError(
+            "`backbone` must have no two layers of the same name, also where models are nested. "
+            f"Received: backbone {model.name!r} with two layers called {twice}"
+        )
+
+
+def _opener(model, at):
+    """Returns the function that tells which operations to lay open; None if nothing has to be.
+
+    Nested models; and layers that only chain other layers, if they hold a layer that is
+    asked for, or most of the network (the encoder of a transformer).
+    """
+    names, shares = wanted(at)
+    visible = {node.operation.name for node in graph.nodes_of(model)}
+    is_open = stage_names(visible) if at is None else not shares and set(names) <= visible
+    if is_open:
+        return None
+    most = model.count_params() / 2
+
+    def opens(operation):
+        if graph.as_functional(operation) is not None:
+            return True
+        if not graph.is_openable(operation):
+            return False
+        inner = {layer.name for layer in operation._flatten_layers(include_self=False)}
+        return bool(inner & set(names or [])) or operation.count_params() > most
+
+    return opens if any(opens(node.operation) for node in graph.nodes_of(model)) else None
+
+
+def _known_shape(model, input_shape):
+    own = tuple(model.inputs[0].shape[1:])
+    given = own if input_shape is None else input_shape
+    shape = tuple(given) if isinstance(given, (tuple, list)) else ()
+    fits = len(shape) == len(own) and all(a in (None, b) for a, b in zip(own, shape))
+    known = [size for size in shape if size is not None]
+    if not fits or not all(isinstance(size, numbers.Integral) and size > 0 for size in known):
+        raise ValueError(
+            f"`input_shape` must fit the backbone's input {own}. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    if None in shape:
+        raise ValueError(
+            "`input_shape` must be given, because the `backbone` must take images of a known "
+            f"size. Received: input_shape={input_shape!r} and a backbone for images {own}"
+        )
+    return shape
+
+
+def _pyramid(backbone, model):
+    """The tensors that KerasHub and KerasCV backbones give as levels of a pyramid."""
+    levels = getattr(backbone, "pyramid_outputs", None)
+    if levels is None and (named := getattr(backbone, "pyramid_level_inputs", None)):
+        known = {n.operation.name: n.output_tensors[0] for n in graph.nodes_of(model)}
+        levels = {level: known.get(name) for level, name in named.items()}
+    made = {id(t) for node in graph.nodes_of(model) for t in node.output_tensors}
+    return tuple(t for t in (levels or {}).values() if id(t) in made)
+
+
+def _checked(body):
+    """Checks that the body ends in something an exit can stand on."""
+    shape = body.output.shape
+    if len(shape) in (3, 4) and None not in shape[1:]:
+        return body
+    is_hidden = len(shape) == 2 and is_activated(body.output, body.made_by)
+    is_hidden = is_hidden and any(
+        isinstance(node.operation, keras.layers.Dense) for node in body.nodes
+    )
+    if not is_hidden or len(body.last_map.shape) != 4:
+        raise ValueError(
+            "`backbone` must end in one feature map (n, height, width, channels), in tokens "
+            "(n, tokens, width) or in hidden Dense layers with activation, without pooling and "
+            "classifier: for instance include_top=False, or "
+            "keras.Model(model.input, model.get_layer(NAME).output). "
+            f"Received: backbone with output of shape {shape}"
+        )
+    return body

@@ -1,0 +1,82 @@
+"""Densely connected networks: Huang et al. 2017."""
+
+import numbers
+
+import keras
+from keras import layers
+
+from sd_keras.models.blocks import check_input, conv, image_input, norm_relu, plan
+
+
+def _dense_layer(x, growth, bottleneck, name, output_name):
+    """Adds `growth` channels made of all the channels before."""
+    y = norm_relu(x, f"{name}_1")
+    if bottleneck:
+        y = norm_relu(conv(y, 4 * growth, 1, 1, f"{name}_1"), f"{name}_2")
+    y = conv(y, growth, 3, 1, f"{name}_{2 if bottleneck else 1}")
+    return layers.Concatenate(name=output_name)([x, y])
+
+
+def _transition(x, compression, name):
+    x = norm_relu(x, name)
+    x = conv(x, int(x.shape[-1] * compression), 1, 1, name)
+    return layers.AveragePooling2D(2, name=f"{name}_pool")(x)
+
+
+def densenet(
+    input_shape, depth, growth=12, bc=False, stem="cifar", mean=0.5, std=0.5, name="densenet"
+):
+    """Builds the body of a densely connected network (Huang et al. 2017).
+
+    Three dense blocks, four sections: after the first and the second block, before their
+    transitions; in the middle of the third, and behind the final BN and ReLU. Without
+    dropout, as the authors train with augmentation.
+
+    Args:
+        input_shape: `(height, width, channels)` of the images.
+        depth: number of layers with weights: 3n + 4 for n layers a block, 6n + 4 with `bc`.
+        growth: k, channels that each layer adds.
+        bc: 1x1 convolutions in front of the 3x3, transitions that halve the channels, and
+            twice as wide a stem as growth (DenseNet-BC) instead of 16 channels.
+        stem: `"cifar"`, the only one.
+        mean, std: as `resnet`.
+        name: name of the model.
+
+    Returns:
+        As `resnet`.
+    """
+    check_input(input_shape, 4, stem)
+    step = 6 if bc else 3
+    if not isinstance(depth, numbers.Integral) or depth < step + 4 or (depth - 4) % step:
+        raise ValueError(f"`depth` must be {step}n + 4. Received: depth={depth!r}")
+    image, x = image_input(input_shape, mean, std)
+    x = conv(x, 2 * growth if bc else 16, 3, name="stem")
+    rows = plan(((depth - 4) // step,) * 3, split_last_stage=True)
+    for stage, block, strides, section in rows:
+        if strides > 1:
+            x = _transition(x, 0.5 if bc else 1, f"transition_{stage - 1}")
+        prefix = f"group_{stage}_layer_{block}"
+        is_inner_end = section and section < rows[-1][-1]
+        output_name = f"stage_{section}" if is_inner_end else f"{prefix}_concat"
+        x = _dense_layer(x, growth, bc, prefix, output_name)
+    return keras.Model(image, norm_relu(x, "final", f"stage_{rows[-1][-1]}"), name=name)
+
+
+def densenet40(input_shape=(32, 32, 3), **kwargs):
+    """DenseNet-40 with growth 12, four sections. Arguments as `densenet`."""
+    return densenet(input_shape, 40, name="densenet40", **kwargs)
+
+
+def densenet100(input_shape=(32, 32, 3), **kwargs):
+    """DenseNet-100 with growth 12, four sections. Arguments as `densenet`."""
+    return densenet(input_shape, 100, name="densenet100", **kwargs)
+
+
+def densenet40_bc(input_shape=(32, 32, 3), **kwargs):
+    """DenseNet-BC-40 with growth 12, four sections. Arguments as `densenet`."""
+    return densenet(input_shape, 40, bc=True, name="densenet40_bc", **kwargs)
+
+
+def densenet100_bc(input_shape=(32, 32, 3), **kwargs):
+    """DenseNet-BC-100 with growth 12, four sections. Arguments as `densenet`."""
+    return densenet(input_shape, 100, bc=True, name="densenet100_bc", **kwargs)

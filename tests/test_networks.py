@@ -1,0 +1,249 @@
+"""Every network of `MODELS`: the papers' counts, and what each must be able to do."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from test_losses import numpy
+
+from sd_keras import SelfDistillModel, analysis, attach_exits, exit_names, methods, models
+from sd_keras import submodel as submodel_of
+from sd_keras.distortions import CropFlip
+from sd_keras.layers import BatchNormalization
+
+# Trainable parameters at 100 classes, moving statistics, MACs in millions at 100 classes and
+# 32x32 pixels, width of the features. From the papers' tables but where a comment says other.
+COUNTS = {
+    "resnet8": (81_140, 480, 12.2, 64),  # counted here, as 20, 44 and 56; no table has them
+    "resnet20": (275_572, 1_376, 40.6, 64),
+    "resnet32": (470_004, 2_272, 68.9, 64),
+    "resnet44": (664_436, 3_168, 97.2, 64),
+    "resnet56": (858_868, 4_064, 125.5, 64),
+    "resnet110": (1_733_812, 8_096, 252.9, 64),
+    "resnet18": (11_220_132, 9_600, 555.5, 512),
+    "resnet34": (21_328_292, 17_024, 1159.4, 512),
+    "resnet50": (23_705_252, 53_120, 1298.0, 2048),
+    "resnet101": (42_697_380, 105_344, 2510.2, 2048),
+    "resnet152": (58_341_028, 151_424, 3722.3, 2048),
+    "preact_resnet18": (11_218_340, 7_808, 555.5, 512),
+    "preact_resnet34": (21_326_500, 15_232, 1159.4, 512),
+    "wide_resnet_16_8": (11_007_540, 7_200, 1548.2, 512),
+    "wide_resnet_20_8": (17_204_276, 10_784, 2454.2, 512),
+    "wide_resnet_28_10": (36_536_884, 17_952, 5243.4, 640),
+    "wide_resnet_28_12": (52_587_060, 21_536, 7544.0, 768),
+    "wide_resnet_40_4": (8_972_340, 10_784, 1298.6, 256),
+    "wide_resnet_44_8": (41_991_220, 25_120, 6078.0, 512),
+    "resnext29_8x64d": (34_518_948, 57_472, 5387.4, 1024),
+    "pyramidnet101_240": (13_618_259, 91_924, 2325.3, 1024),
+    "densenet40": (1_060_132, 18_096, 264.9, 448),
+    "densenet100": (7_084_852, 117_216, 1769.6, 1168),
+    # The DenseNet paper's table 2 has 0.8 M for DenseNet-BC-100 at 10 classes: 769,162.
+    "densenet40_bc": (188_092, 5_088, None, 132),
+    "densenet100_bc": (800_032, 23_988, None, 342),
+    "vgg11_bn": (9_277_284, 5_504, None, 512),
+    "vgg13_bn": (9_462_180, 5_888, None, 512),
+    "vgg16_bn": (14_774_436, 8_448, None, 512),
+    "vgg19_bn": (20_086_692, 11_008, 398.2, 512),
+    "alexnet": (60_965_224 - 900 * 4097, 0, None, 4096),
+}
+# The same at 1000 classes and 224x224 pixels, AlexNet's 227x227.
+IMAGENET = {
+    "resnet18": (11_689_512, 9_600, 1814.1),
+    "resnet50": (25_557_032, 53_120, 4089.2),
+    "vgg19_bn": (143_678_248, 11_008, None),
+    "alexnet": (60_965_224, 0, 724.4),
+}
+# Exits and sections of stages where they are not four.
+EXITS = {"resnet8": 3}
+
+
+# Their files are written and read with -m slow: a shallower network of the same builder
+# stands in the default run.
+DEEP = {"resnet101", "resnet152", "resnet110", "wide_resnet_44_8", "wide_resnet_28_10"}
+DEEP |= {"densenet100"}
+
+
+@functools.lru_cache(maxsize=1)  # tests of one network follow each other
+def network_of(name):
+    """A backbone and its network with the default exits and 100 classes."""
+    keras.utils.set_random_seed(0)
+    backbone = models.build(name)
+    return backbone, attach_exits(backbone, 100)
+
+
+def counted(network, name):
+    cost = analysis.costs(network)[name]
+    return cost["parameters"], cost["non_trainable"], cost["macs"]
+
+
+def pictures(network, n, seed=0):
+    shape = (n, *network.input_shape[1:])
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype="uint8")
+
+
+def outputs_of(network, images):
+    return {name: numpy(value) for name, value in network(images, training=False).items()}
+
+
+def check_file(network, path):
+    images = pictures(network, 1)
+    want = outputs_of(network, images)
+    assert all(np.isfinite(value).all() for value in want.values())
+    network.save(path)
+    for key, value in outputs_of(keras.models.load_model(path), images).items():
+        np.testing.assert_array_equal(value, want[key])
+
+
+def test_every_network_has_its_counts():
+    assert set(COUNTS) == set(models.MODELS)
+
+
+@pytest.mark.parametrize("name", COUNTS, scope="class")
+class TestEveryNetwork:
+    """All tests of one network follow each other, so each is built once."""
+
+    def test_counts(self, name):
+        backbone, network = network_of(name)
+        trainable, moving, macs, width = COUNTS[name]
+        plain = counted(attach_exits(backbone, 100, at=[]), "exit_1")
+        assert plain[:2] == (trainable, moving)
+        if macs:
+            assert round(plain[2] / 1e6, 1) == macs
+        for classes in (10, 1000):
+            other = counted(attach_exits(backbone, classes, at=[]), "exit_1")
+            assert other[0] - plain[0] == (classes - 100) * (width + 1)
+            assert other[1] == moving and other[2] - plain[2] == (classes - 100) * width
+        deepest = exit_names(network)[-1]
+        assert counted(network, deepest) == plain
+
+    def test_exits_stand_where_the_papers_have_them(self, name):
+        backbone, network = network_of(name)
+        names = exit_names(network)
+        assert len(names) == EXITS.get(name, 4)
+        stages = [backbone.get_layer(f"stage_{i}").output for i in range(1, len(names) + 1)]
+        assert stages[-1] is backbone.output
+        widths = {network.output[n.replace("exit", "features")].shape[-1] for n in names}
+        assert widths == {COUNTS[name][3]}
+        raw = name.startswith(("preact", "wide", "pyramid", "dense"))
+        last_map = [t for t in stages if len(t.shape) == 4][-1].shape
+        if name == "alexnet":
+            last_map = backbone.get_layer("conv_5_pool").output.shape
+        for index, tensor in enumerate(stages[:-1], start=1):
+            head = network.get_layer(f"bottleneck_{index}")
+            assert head.input is tensor and head.preactivation == raw
+            assert head.pool == max(1, tensor.shape[1] // last_map[1])
+            assert head.middle_filters == 128
+
+    def test_traps_9_and_11(self, name):
+        """The papers' normalisation; no strided convolution that pads like "same"."""
+        _, network = network_of(name)
+        parts = [part for layer in network.layers for part in getattr(layer, "blocks", [layer])]
+        norms = [part for part in parts if isinstance(part, layers.BatchNormalization)]
+        assert {(type(n), n.momentum, n.epsilon) for n in norms} == {
+            (BatchNormalization, 0.9, 1e-5)
+        }
+        strided = [p for p in parts if isinstance(p, layers.Conv2D) and p.strides[0] > 1]
+        assert strided and {part.padding for part in strided} == {"valid"}
+
+    def test_trains_one_step_with_both_methods(self, name):
+        _, network = network_of(name)
+        before = {v.path: numpy(v).copy() for v in network.trainable_variables}
+        method = methods.be_your_own_teacher() + methods.data_distortion()
+        model = SelfDistillModel(network, method, CropFlip(2, seed=0))
+        model.compile("sgd", run_eagerly=True)
+        history = model.fit(pictures(network, 2), np.arange(2), batch_size=2, verbose=0).history
+        assert np.isfinite(history["loss"]).all()
+        assert set(model.term_names) <= set(history)
+        still = [v.path for v in network.trainable_variables if (numpy(v) == before[v.path]).all()]
+        # A bias in front of a normalisation has no gradient but rounding.
+        assert not [path for path in still if not path.endswith("bias")]
+
+    def test_cuts_with_equal_bits(self, name):
+        backbone, network = network_of(name)
+        images = pictures(network, 1)
+        want = outputs_of(network, images)
+        for index, exit_name in enumerate(exit_names(network), start=1):
+            cut = submodel_of(network, exit_name)
+            np.testing.assert_array_equal(numpy(cut(images, training=False)), want[exit_name])
+            section = keras.Model(backbone.input, backbone.get_layer(f"stage_{index}").output)
+            own = {layer.name for layer in cut.layers} - {layer.name for layer in section.layers}
+            heads = {f"{part}_{index}" for part in ("bottleneck", "pool", "classifier")}
+            assert own <= heads
+
+    def test_loads_with_equal_bits(self, name, tmp_path):
+        if name in DEEP:
+            pytest.skip("slow: test_deep_networks_load_with_equal_bits")
+        check_file(network_of(name)[1], tmp_path / "network.keras")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DEEP))
+def test_deep_networks_load_with_equal_bits(name, tmp_path):
+    check_file(network_of(name)[1], tmp_path / "network.keras")
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_counts_on_imagenet(name):
+    trainable, moving, macs = IMAGENET[name]
+    shape = (227, 227, 3) if name == "alexnet" else (224, 224, 3)
+    backbone = models.build(name, shape, "imagenet")
+    found = counted(attach_exits(backbone, 1000, at=[]), "exit_1")
+    assert found[:2] == (trainable, moving)
+    if macs:
+        assert round(found[2] / 1e6, 1) == macs
+    assert len(exit_names(attach_exits(backbone, 1000))) == 4
+
+
+# Trainable at 10 classes, as the second paper's table has them.
+AT_TEN_CLASSES = {
+    "resnet32": 464_154,
+    "resnet110": 1_727_962,
+    "preact_resnet18": 11_172_170,
+    "preact_resnet34": 21_280_330,
+    "wide_resnet_40_4": 8_949_210,
+    "wide_resnet_16_8": 10_961_370,
+    "wide_resnet_28_10": 36_479_194,
+    "densenet40": 1_019_722,
+    "densenet100": 6_979_642,
+    "densenet100_bc": 769_162,
+}
+
+
+@pytest.mark.parametrize("name", AT_TEN_CLASSES)
+def test_counts_at_ten_classes(name):
+    trainable, *_, width = COUNTS[name]
+    assert trainable - 90 * (width + 1) == AT_TEN_CLASSES[name]
+
+
+def test_arguments_left_out_are_the_networks_own():
+    assert models.build("alexnet").input_shape == (None, 227, 227, 3)
+    assert models.build("resnet8").input_shape == (None, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "name,arguments,message",
+    [
+        ("vgg19_bn", {"input_shape": (16, 16, 3)}, r"`input_shape` must be at least 32.*\(16, 16"),
+        ("alexnet", {"input_shape": (32, 32, 3)}, r"`input_shape` must be at least 67.*\(32, 32"),
+        ("resnet18", {"input_shape": (4, 8, 3)}, r"`input_shape` must be at least 8.*\(4, 8, 3"),
+        ("resnet18", {"input_shape": (16, 16, 3), "stem": "imagenet"}, "must be at least 32"),
+        ("densenet40", {"input_shape": (2, 9, 3)}, "`input_shape` must be at least 4"),
+        ("resnet18", {"input_shape": (32, 32)}, r"`input_shape` must be \(height.*\(32, 32\)"),
+        ("resnet18", {"input_shape": (None, None, 3)}, "`input_shape` must be.*None"),
+        ("resnet18", {"input_shape": 32}, "`input_shape` must be.*32"),
+        ("densenet40", {"stem": "imagenet"}, "`stem` must be 'cifar' for.*stem='imagenet'"),
+        ("alexnet", {"stem": "cifar"}, "`stem` must be 'imagenet' for.*stem='cifar'"),
+        ("vgg11_bn", {"stem": "mnist"}, "`stem` must be 'cifar' or 'imagenet'.*stem='mnist'"),
+    ],
+)
+def test_what_a_network_cannot_take_is_named(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(name, **arguments)
+
+
+@pytest.mark.parametrize("depth,bc", [(41, False), (4, False), (43, True)])
+def test_depths_that_a_densenet_cannot_have(depth, bc):
+    with pytest.raises(ValueError, match=f"`depth` must be .n . 4. Received: depth={depth}"):
+        models.densenet((32, 32, 3), depth, bc=bc)
