@@ -26,8 +26,10 @@ def alexnet(input_shape=(227, 227, 3), stem="imagenet", mean=0.5, std=0.5, name=
 
     Four sections, which end with the first, second and fourth convolution (behind ReLU,
     normalisation and pooling, where there are any) and behind the hidden layers.
-    Kernels start as He et al. (2015, eq. 10), biases at zero: the original's Gaussian of
-    standard deviation 0.01 was made for pixels of 0…255, which are normalised here.
+    The convolutions start as He et al. (2015, eq. 10), the hidden layers uniform in
+    ±1/sqrt(fan_in), so that the first steps at the original's learning rate of 0.01 stay
+    small; its Gaussian of standard deviation 0.01 was made for pixels of 0…255, which are
+    normalised here.
 
     Args:
         input_shape: `(height, width, channels)` of the images, at least 67 high and wide.
@@ -51,6 +53,7 @@ def alexnet(input_shape=(227, 227, 3), stem="imagenet", mean=0.5, std=0.5, name=
             pool_name = f"stage_{index}" if index <= 2 else "conv_5_pool"
             x = layers.MaxPooling2D(3, strides=2, name=pool_name)(x)
     x = layers.Flatten(name="flatten")(x)
-    x = hidden_dense(x, 4096, 1, "he_normal")
-    x = hidden_dense(x, 4096, 2, "he_normal", output_name="stage_4")
+    for index, name in ((1, None), (2, "stage_4")):
+        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        x = hidden_dense(x, 4096, index, initializer, name)
     return keras.Model(image, x, name=name)
