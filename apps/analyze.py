@@ -17,7 +17,6 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 from absl import app, flags
 
 import sd_keras
@@ -49,7 +48,12 @@ def main(argv):
 def show_costs():
     """Counts and prints the costs of the network of the flags."""
     is_name = FLAGS.network in sd_keras.models.MODELS
-    network = named_network() if is_name else loaded_network(FLAGS.network)
+    if not is_name and not pathlib.Path(FLAGS.network).exists():
+        raise ValueError(
+            f"`network` must be a .keras file or one of {', '.join(sd_keras.models.MODELS)}. "
+            f"Received: network={FLAGS.network!r}"
+        )
+    network = named_network() if is_name else checkpoints.load_network(FLAGS.network)
     costs = analysis.costs(network, None if is_name else input_shape())
     print(f"{FLAGS.network}, {', '.join(str(t.shape[1:]) for t in network.inputs)}")
     print(report.costs_table(costs))
@@ -85,17 +89,6 @@ def named_network():
     """Builds the network of the flags."""
     backbone = sd_keras.models.build(FLAGS.network, input_shape(), FLAGS.stem)
     return sd_keras.attach_exits(backbone, FLAGS.num_classes, at=places())
-
-
-def loaded_network(path):
-    """Loads a network; a SelfDistillModel's file serves too, its network is taken."""
-    if not pathlib.Path(path).is_file():
-        names = ", ".join(sd_keras.models.MODELS)
-        raise ValueError(
-            f"`network` must be a .keras file or one of {names}. Received: network={path!r}"
-        )
-    network = keras.models.load_model(path, compile=False)
-    return getattr(network, "network", network)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ import json
 import os
 import pathlib
 import sys
-import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 from absl import app, flags
 
 import sd_keras
-from sd_keras import analysis, report
+from sd_keras import analysis, checkpoints, report
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("network", None, "a .keras file with exits", required=True)
@@ -44,21 +42,10 @@ def main(argv):
         sys.exit(1)
 
 
-def load_network(path):
-    """Loads a network; a SelfDistillModel's file serves too, its network is taken."""
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"`network` does not exist. Received: network={path!r}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"`network` must be a whole .keras file. Received: network={path!r}")
-    network = keras.models.load_model(path, compile=False)
-    network = getattr(network, "network", network)
-    sd_keras.exit_names(network)
-    return network
-
-
 def evaluate():
     """Measures the network of the flags on the data of the flags."""
-    network = load_network(FLAGS.network)
+    network = checkpoints.load_network(FLAGS.network)
+    sd_keras.exit_names(network)  # refuses one without exits
     splits = sd_keras.data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.validation, FLAGS.seed
     )

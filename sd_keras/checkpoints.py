@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -139,3 +140,17 @@ def _files(folder):
     """Returns (epochs trained, path) of each checkpoint, oldest first."""
     matches = [(re.fullmatch(r"epoch_(\d+)\.keras", p.name), p) for p in folder.glob("*.keras")]
     return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def load_network(path):
+    """Loads a `.keras` file; of a SelfDistillModel's, its network.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file, or it is not whole.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"`network` does not exist. Received: network={str(path)!r}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"`network` must be a whole .keras file. Received: network={str(path)!r}")
+    network = keras.models.load_model(path, compile=False)
+    return getattr(network, "network", network)
