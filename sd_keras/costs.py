@@ -17,7 +17,6 @@ VIEW_LAYERS = re.compile(
 )
 VIEW_OPERATIONS = ("Reshape", "ExpandDims", "Squeeze", "Ravel", "StopGradient")
 
-
 # What some of a model's tensors cost: multiply-accumulates; elements that convolutions, Dense
 # layers and matrix products put out; bytes of all tensors alive at the worst moment.
 Cost = collections.namedtuple("Cost", "macs activations peak")
@@ -71,6 +70,7 @@ class Measured:
 
     def _specifications(self, node, args, kwargs):
         operation = node.operation
+        kwargs.pop("training", None)  # Identity is called with it and does not take it
         try:
             outputs = tree.flatten(operation.compute_output_spec(*args, **kwargs))
             if any(None in output.shape for output in outputs):
