@@ -101,7 +101,7 @@ def test_the_torch_part_alone_names_what_to_install():
 def test_an_unknown_part_lists_the_choices(arguments):
     result = run(*arguments)
     assert result.returncode == 1
-    assert "steps, torch, precision, distortion, losses, import, all" in result.stderr
+    assert "steps, torch, precision, distortion, losses, build, import, all" in result.stderr
 
 
 def test_an_unknown_precision_or_model_lists_the_choices():
