@@ -293,6 +293,11 @@ FORWARD_CASES = {
         ((3, 3, 3), "cifar", {(1, 3), (2, 3), (3, 2)}),
         (16, 16),
     ),
+    "resnet32": (
+        lambda: models.resnet32((8, 12, 3), mean=MEAN, std=STD),
+        ((5, 5, 5), "cifar", {(1, 5), (2, 5), (3, 3)}),
+        (8, 12),
+    ),
     "shortcut B": (
         lambda: models.resnet18((10, 14, 3), mean=MEAN, std=STD),
         ((2, 2, 2, 2), "cifar", {(1, 2), (2, 2), (3, 2)}),
