@@ -172,12 +172,20 @@ def multiply_accumulates(operation, operands, outputs):
         if kind.__name__ in OPERATION_RULES:
             return OPERATION_RULES[kind.__name__](operation, operands, outputs)
         return None if "linalg" in kind.__module__ and kind.__name__ != "Norm" else 0
-    stock = _stock_type(kind)
+    stock = None if _applies_own_function(operation) else _stock_type(kind)
     for types, rule in LAYER_RULES if stock else ():
         if issubclass(stock, types):
             return rule(operation, operands, outputs)
     is_free = stock and FREE_MODULES.match(stock.__module__)
     return 0 if is_free and not isinstance(operation, layers.Wrapper) else None
+
+
+def _applies_own_function(layer):
+    """Tells whether a layer's activation is a user's function or a layer: it may multiply."""
+    activation = getattr(layer, "activation", None)
+    module = getattr(activation, "__module__", None) or ""
+    known = module.startswith(("keras.", "tensorflow.", "jax.", "torch."))
+    return activation is not None and (isinstance(activation, keras.Layer) or not known)
 
 
 def _stock_type(kind):

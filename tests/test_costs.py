@@ -348,6 +348,15 @@ COUNTED = {
     "GroupNormalization": (layers.GroupNormalization(2), [(6, 6, 4)], 0, 0),
     "PReLU": (layers.PReLU(), [(6, 6, 4)], 0, 0),
     "Activation": (layers.Activation("relu"), [(6, 6, 4)], 0, 0),
+    "activation of Keras": (layers.Dense(5, activation="gelu"), [(6,)], 30, 5),
+    "own activation": (layers.Dense(5, activation=lambda x: x * ops.tanh(x)), [(6,)], 30, 5),
+    "activation that multiplies": (
+        layers.Dense(6, activation=lambda x: ops.matmul(x, KERNEL)),
+        [(6,)],
+        36 + 30,
+        6 + 5,
+    ),
+    "layer as activation": (layers.Activation(layers.Dense(6)), [(6,)], 36, 6),
     "Softmax": (layers.Softmax(), [(6,)], 0, 0),
     "MaxPooling2D": (layers.MaxPooling2D(2), [(6, 6, 4)], 0, 0),
     "GlobalAveragePooling2D": (layers.GlobalAveragePooling2D(), [(6, 6, 4)], 0, 0),
@@ -468,6 +477,14 @@ def test_layers_equal_a_hand_count(name):
         assert got["parameters"] + got["non_trainable"] == call.count_params()
 
 
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="a function of TensorFlow")
+def test_an_activation_of_tensorflow_multiplies_by_nothing():
+    import tensorflow as tf
+
+    for activation in (tf.nn.relu, tf.nn.swish):
+        assert costs_of(layers.Dense(5, activation=activation), (6,))["macs"] == 30
+
+
 def test_flash_attention_multiplies_the_same():
     call, shapes, macs, activations = COUNTED["MultiHeadAttention"]
     got = costs_of(to_itself(layers.MultiHeadAttention(2, 4, flash_attention=True)), *shapes)
@@ -517,6 +534,8 @@ NAMED = {
 
 @pytest.mark.parametrize("name", NAMED)
 def test_layers_that_cannot_be_counted_are_named(name):
+    if "TensorFlow" in name and keras.config.backend() != "tensorflow":
+        pytest.skip("only TensorFlow runs it")
     layer, shape = NAMED[name]
     message = f"`network`.*Received: .*layer odd of type {type(layer).__name__}"
     with pytest.raises(ValueError, match=message):
