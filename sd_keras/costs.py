@@ -195,28 +195,9 @@ def _forget(function):
 def one_image(model, input_shape=None):
     """Returns the specifications of a model's inputs for one image.
 
-    Args:
-        model: functional model.
-        input_shape: size to take in place of the model's own.
-
-    Raises:
-        ValueError: if a size stays unknown.
+    Args and errors: as `graph.known_shapes`.
     """
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
-    if input_shape is not None:
-        own = shapes[0]
-        fits = len(shapes) == 1 and len(input_shape) == len(own)
-        if not fits or any(a not in (None, b) for a, b in zip(own, input_shape)):
-            raise ValueError(
-                f"`input_shape` must fit the network's input {own}. "
-                f"Received: input_shape={input_shape!r}"
-            )
-        shapes = [tuple(input_shape)]
-    if any(None in shape for shape in shapes):
-        raise ValueError(
-            "`input_shape` must be given, because the network takes inputs of any size. "
-            f"Received: input_shape={input_shape!r} and a network with input shapes {shapes}"
-        )
+    shapes = graph.known_shapes(model, input_shape)
     return [keras.KerasTensor((1, *s), t.dtype) for s, t in zip(shapes, model.inputs)]
 
 

@@ -4,6 +4,8 @@ Keras shows a functional model's layers, but a layer may be called several times
 may have several inputs; what an exit can stand on and what it costs are questions about calls.
 """
 
+import numbers
+
 import keras
 from keras import tree
 
@@ -19,6 +21,38 @@ def as_functional(model):
         output = model.outputs[0] if len(model.outputs) == 1 else model.outputs
         return keras.Model(model.inputs[0], output, name=model.name)
     return model if isinstance(model, keras.Model) and hasattr(model, "operations") else None
+
+
+def known_shapes(model, input_shape=None, called="network"):
+    """Returns the shapes of a functional model's inputs without the batch, all sizes known.
+
+    Args:
+        model: functional model.
+        input_shape: shape to take where the model's own, of its one input, leaves it open.
+        called: what messages call the model.
+
+    Raises:
+        ValueError: if it does not fit, or a size stays unknown.
+    """
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    if input_shape is not None:
+        own = shapes[0]
+        given = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
+        fits = len(shapes) == 1 and len(given) == len(own)
+        fits = fits and all(a in (None, b) for a, b in zip(own, given))
+        known = [size for size in given if size is not None]
+        if not fits or not all(isinstance(n, numbers.Integral) and n > 0 for n in known):
+            raise ValueError(
+                f"`input_shape` must fit the {called}'s input {own}. "
+                f"Received: input_shape={input_shape!r}"
+            )
+        shapes = [given]
+    if any(None in shape for shape in shapes):
+        raise ValueError(
+            f"`input_shape` must be given, because the `{called}` must take inputs of a known "
+            f"size. Received: input_shape={input_shape!r} and a {called} with inputs {shapes}"
+        )
+    return shapes
 
 
 def nodes_of(model):
@@ -81,11 +115,6 @@ def all_operations(model):
     return found
 
 
-def inner_layers(layer):
-    """Returns the layers that a layer holds directly."""
-    return list(layer._flatten_layers(include_self=False, recursive=False))
-
-
 def is_openable(operation):
     """Tells whether a call of this operation can be replaced by the calls inside it.
 
@@ -98,7 +127,8 @@ def is_openable(operation):
         return False
     own = [*operation._trainable_variables, *operation._non_trainable_variables]
     stock = type(operation).__module__.startswith("keras.src.")
-    return bool(inner_layers(operation)) and not own and not stock
+    holds_layers = bool(operation._flatten_layers(include_self=False, recursive=False))
+    return holds_layers and not own and not stock
 
 
 def replay(model, inputs, opens):

@@ -11,6 +11,11 @@ def kernel_initializer():
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
+def dense_initializer():
+    """Returns the initializer of the reference networks' Dense layers: ±1/sqrt(fan_in), uniform."""
+    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
 @keras.saving.register_keras_serializable(package="sd_keras")
 class Bottleneck(keras.layers.Layer):
     """Turns a stage's feature map into one like the deepest stage's (the `scala` head).

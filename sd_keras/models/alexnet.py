@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from sd_keras.layers import Conv2D, GroupConv2D, LocalResponseNormalization
+from sd_keras.layers.bottleneck import dense_initializer
 from sd_keras.models.blocks import check_input, image_input
 from sd_keras.models.vgg import hidden_dense
 
@@ -54,6 +55,5 @@ def alexnet(input_shape=(227, 227, 3), stem="imagenet", mean=0.5, std=0.5, name=
             x = layers.MaxPooling2D(3, strides=2, name=pool_name)(x)
     x = layers.Flatten(name="flatten")(x)
     for index, name in ((1, None), (2, "stage_4")):
-        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        x = hidden_dense(x, 4096, index, initializer, name)
+        x = hidden_dense(x, 4096, index, dense_initializer(), name)
     return keras.Model(image, x, name=name)

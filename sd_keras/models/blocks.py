@@ -135,3 +135,20 @@ def plan(depths, split_last_stage):
             strides = 2 if stage > 1 and block == 1 else 1
             rows.append((stage, block, strides, section if block in ends else None))
     return rows
+
+
+def raw_end(rows, section, otherwise):
+    """Returns the name of a block's output in a network whose sections end without activation.
+
+    Args:
+        rows: of `plan`.
+        section: of the block's row.
+        otherwise: the name where no section ends. Neither does the last: it goes on to the
+            final activation of `finished`.
+    """
+    return f"stage_{section}" if section and section < rows[-1][-1] else otherwise
+
+
+def finished(image, x, rows, name):
+    """Returns the model of such a network: its last section ends in a final BN and ReLU."""
+    return keras.Model(image, norm_relu(x, "final", f"stage_{rows[-1][-1]}"), name=name)

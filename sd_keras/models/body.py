@@ -2,14 +2,14 @@
 
 import collections
 import dataclasses
-import numbers
+import functools
 import re
 
 import keras
 
 from sd_keras import graph
 from sd_keras.models.at import wanted
-from sd_keras.models.tensors import is_activated, makers
+from sd_keras.models.tensors import grid, is_activated, makers
 
 
 @dataclasses.dataclass
@@ -33,20 +33,25 @@ class Body:
             if len(node.output_tensors) == 1:
                 self.tensors.setdefault(node.operation.name, []).append(node.output_tensors[0])
 
+    @functools.cached_property
+    def order(self):
+        """The place of each tensor, by its id, in the order in which they are computed."""
+        made = [tensor for node in self.nodes for tensor in node.output_tensors]
+        return {id(tensor): index for index, tensor in enumerate(made)}
+
+    @functools.cached_property
+    def largest(self):
+        """Height or width, whichever is less, of the largest feature map."""
+        made = [tensor for node in self.nodes for tensor in node.output_tensors]
+        return max(min(grid(each, self.made_by)) for each in made if len(each.shape) == 4)
+
     @property
     def last_map(self):
         """The last feature map, or the output tokens."""
         maps = [t[0] for t in self.tensors.values() if len(t[0].shape) == 4]
-        is_vector = len(self.output.shape) == 2
-        return self._latest(maps) if is_vector and maps else self.output
-
-    def _latest(self, tensors):
-        order = {id(tensor): index for index, tensor in enumerate(self.in_order())}
-        return max(tensors, key=lambda tensor: order[id(tensor)])
-
-    def in_order(self):
-        """All tensors in the order in which they are computed."""
-        return [tensor for node in self.nodes for tensor in node.output_tensors]
+        if len(self.output.shape) != 2 or not maps:
+            return self.output
+        return max(maps, key=lambda tensor: self.order[id(tensor)])
 
 
 def stage_names(names):
@@ -73,7 +78,7 @@ def body_of(backbone, at, input_shape=None):
             f"input that ends in one feature map. Received: backbone of type "
             f"{type(backbone).__name__} with output {getattr(model, 'output', None)}"
         )
-    shape = _known_shape(model, input_shape)
+    (shape,) = graph.known_shapes(model, input_shape, "backbone")
     pyramid = _pyramid(backbone, model)
     opens = _opener(model, at)
     if opens is None and None not in model.inputs[0].shape[1:]:
@@ -135,25 +140,6 @@ def _opener(model, at):
         return bool(inner & set(names or [])) or operation.count_params() > most
 
     return opens if any(opens(node.operation) for node in graph.nodes_of(model)) else None
-
-
-def _known_shape(model, input_shape):
-    own = tuple(model.inputs[0].shape[1:])
-    given = own if input_shape is None else input_shape
-    shape = tuple(given) if isinstance(given, (tuple, list)) else ()
-    fits = len(shape) == len(own) and all(a in (None, b) for a, b in zip(own, shape))
-    known = [size for size in shape if size is not None]
-    if not fits or not all(isinstance(size, numbers.Integral) and size > 0 for size in known):
-        raise ValueError(
-            f"`input_shape` must fit the backbone's input {own}. "
-            f"Received: input_shape={input_shape!r}"
-        )
-    if None in shape:
-        raise ValueError(
-            "`input_shape` must be given, because the `backbone` must take images of a known "
-            f"size. Received: input_shape={input_shape!r} and a backbone for images {own}"
-        )
-    return shape
 
 
 def _pyramid(backbone, model):

@@ -2,10 +2,17 @@
 
 import numbers
 
-import keras
 from keras import layers
 
-from sd_keras.models.blocks import check_input, conv, image_input, norm_relu, plan
+from sd_keras.models.blocks import (
+    check_input,
+    conv,
+    finished,
+    image_input,
+    norm_relu,
+    plan,
+    raw_end,
+)
 
 
 def _dense_layer(x, growth, bottleneck, name, output_name):
@@ -56,10 +63,9 @@ def densenet(
         if strides > 1:
             x = _transition(x, 0.5 if bc else 1, f"transition_{stage - 1}")
         prefix = f"group_{stage}_layer_{block}"
-        is_inner_end = section and section < rows[-1][-1]
-        output_name = f"stage_{section}" if is_inner_end else f"{prefix}_concat"
+        output_name = raw_end(rows, section, f"{prefix}_concat")
         x = _dense_layer(x, growth, bc, prefix, output_name)
-    return keras.Model(image, norm_relu(x, "final", f"stage_{rows[-1][-1]}"), name=name)
+    return finished(image, x, rows, name)
 
 
 def densenet40(input_shape=(32, 32, 3), **kwargs):

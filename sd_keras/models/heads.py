@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from sd_keras.layers import Bottleneck
+from sd_keras.layers.bottleneck import dense_initializer
 from sd_keras.models.tensors import channels, grid, is_activated, is_channels_first
 
 
@@ -76,12 +77,10 @@ class Heads:
 
     def _logits(self, vector, index):
         """Returns the logits of one exit."""
-        # Uniform in ±1/sqrt(fan_in), as the reference networks; float32 whatever the policy,
-        # because softmax of 16-bit logits loses accuracy.
-        initializer = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        # float32 whatever the policy, because softmax of 16-bit logits loses accuracy.
         return layers.Dense(
             self.num_classes,
-            kernel_initializer=initializer,
+            kernel_initializer=dense_initializer(),
             dtype="float32",
             name=self._name(f"classifier_{index}"),
         )(vector)

@@ -58,9 +58,8 @@ def _by_name(body, names, at):
                 f"`at` must name layers of the backbone that give a feature map; {name!r} is "
                 f"none. Close matches: {near}; all: {_shown(possible)}. Received: at={at!r}"
             )
-    order = {id(tensor): index for index, tensor in enumerate(body.in_order())}
     found = [body.tensors[name][0] for name in names]
-    places = [order[id(tensor)] for tensor in found]
+    places = [body.order[id(tensor)] for tensor in found]
     if places != sorted(set(places)) or any(tensor is body.output for tensor in found):
         raise ValueError(
             "`at` must name different layers from shallow to deep, all before the backbone's "
@@ -96,8 +95,7 @@ def _stages(body):
     possible = set(choices(body))
     names = stage_names(body.tensors)
     found = [body.tensors[name][0] for name in names if name in possible]
-    order = {id(tensor): index for index, tensor in enumerate(body.in_order())}
-    found.sort(key=lambda tensor: order[id(tensor)])
+    found.sort(key=lambda tensor: body.order[id(tensor)])
     if any(body.tensors[name][0] is body.output for name in names):
         return found
     if not found:
@@ -228,5 +226,4 @@ def _level(body, tensor):
     """How often the largest map has been halved."""
     if len(tensor.shape) == 3:
         return 0
-    sizes = [min(grid(each, body.made_by)) for each in body.in_order() if len(each.shape) == 4]
-    return round(math.log2(max(sizes) / min(grid(tensor, body.made_by))))
+    return round(math.log2(body.largest / min(grid(tensor, body.made_by))))

@@ -1,9 +1,16 @@
 """Pre-activation and wide residual networks: He et al. 2016b, Zagoruyko and Komodakis 2016."""
 
-import keras
 from keras import layers
 
-from sd_keras.models.blocks import check_input, conv, image_input, norm_relu, plan
+from sd_keras.models.blocks import (
+    check_input,
+    conv,
+    finished,
+    image_input,
+    norm_relu,
+    plan,
+    raw_end,
+)
 
 
 def _block(x, width, strides, name, output_name):
@@ -51,10 +58,9 @@ def preact_resnet(
     rows = plan(depths, split_last_stage)
     for stage, block, strides, section in rows:
         prefix = f"group_{stage}_block_{block}"
-        is_inner_end = section and section < rows[-1][-1]
-        output_name = f"stage_{section}" if is_inner_end else f"{prefix}_add"
+        output_name = raw_end(rows, section, f"{prefix}_add")
         x = _block(x, widths[stage - 1], strides, prefix, output_name)
-    return keras.Model(image, norm_relu(x, "final", f"stage_{rows[-1][-1]}"), name=name)
+    return finished(image, x, rows, name)
 
 
 def wide_resnet(input_shape, blocks, factor, name, **kwargs):

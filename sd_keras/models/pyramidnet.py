@@ -1,10 +1,18 @@
 """Pyramidal residual networks: Han et al. 2017."""
 
-import keras
 from keras import layers
 
 from sd_keras.layers import BatchNormalization, IdentityShortcut
-from sd_keras.models.blocks import check_input, conv, conv_norm, image_input, norm_relu, plan
+from sd_keras.models.blocks import (
+    check_input,
+    conv,
+    conv_norm,
+    finished,
+    image_input,
+    norm_relu,
+    plan,
+    raw_end,
+)
 
 
 def _block(x, width, strides, name, output_name):
@@ -44,10 +52,9 @@ def pyramidnet(input_shape, blocks, widening, stem="cifar", mean=0.5, std=0.5, n
     rows = plan((blocks,) * 3, split_last_stage=True)
     for count, (stage, block, strides, section) in enumerate(rows, start=1):
         prefix = f"group_{stage}_block_{block}"
-        is_inner_end = section and count < len(rows)
-        output_name = f"stage_{section}" if is_inner_end else f"{prefix}_add"
+        output_name = raw_end(rows, section, f"{prefix}_add")
         x = _block(x, 16 + widening * count // len(rows), strides, prefix, output_name)
-    return keras.Model(image, norm_relu(x, "final", f"stage_{rows[-1][-1]}"), name=name)
+    return finished(image, x, rows, name)
 
 
 def pyramidnet101_240(input_shape=(32, 32, 3), **kwargs):
