@@ -21,6 +21,7 @@ from sd_keras.schedules import WarmUp
 
 def main(weights, output):
     """Fits, evaluates, predicts, saves, loads, and goes on."""
+    keras.utils.set_random_seed(0)
     generator = np.random.default_rng(0)
     views = tuple(generator.integers(0, 256, (48, 8, 8, 1)).astype("uint8") for _ in range(2))
     labels = generator.integers(0, 4, 48).astype("int32")

@@ -1,6 +1,10 @@
 """What several test files share: a tiny network, tiny data."""
 
+import json
 import os
+import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -44,3 +48,18 @@ def tiny_model(method=None, distortion=None, at=None, compile_with=None, **kwarg
     settings = {"optimizer": sd_keras.optimizers.SGD(0.05), "metrics": ["accuracy"]}
     model.compile(**settings | (compile_with or {}))
     return model
+
+
+def answers_of(app, commands):
+    """Exit code and printed text of an app for each command line, all in one process."""
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, root / "tests/app_in_turn.py", root / "apps" / app],
+        input=json.dumps([[str(argument) for argument in command] for command in commands]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(commands, json.loads(done.stdout)))

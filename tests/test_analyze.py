@@ -7,7 +7,7 @@ import sys
 
 import keras
 import pytest
-from conftest import tiny_network
+from conftest import answers_of, tiny_network
 
 from sd_keras import analysis, attach_exits, models, report
 
@@ -65,21 +65,27 @@ def test_table_of_costs():
     assert [line.split()[0] for line in alone[2:]] == ["exit_1"]
 
 
-@pytest.mark.parametrize(
-    "arguments,message",
-    [
-        (("--network=resnet8",), "give one word of costs"),
-        (("cost", "--network=resnet8"), "give one word of costs"),
-        (("costs",), "--network"),
-        (("costs", "--network=resnt8"), "`network` must be a .keras file or one of resnet8"),
-        (("costs", "--network=resnet8", "--input_shape=32,x,3"), "`input_shape` must be integers"),
-        (("costs", "--network=resnet8", "--input_shape=2,2,3"), "`input_shape` must be at least 4"),
-        (("costs", "--network=alexnet", "--stem=cifar"), "`stem` must be 'imagenet'"),
-        (("costs", "--network=resnet8", "--at=stage_7"), "'stage_7' is none"),
-        (("costs", f"--network={__file__}"), "`network` must be a whole .keras file"),
-    ],
-)
-def test_what_is_wrong_is_named(arguments, message):
-    done = analyze(*arguments)
-    assert done.returncode == 1
-    assert message in done.stdout + done.stderr and "Traceback" not in done.stderr
+WRONG_ARGUMENTS = {
+    ("--network=resnet8",): "give one word of costs",
+    ("cost", "--network=resnet8"): "give one word of costs",
+    ("costs",): "--network",
+    ("costs", "--network=resnt8"): "`network` must be a .keras file or one of resnet8",
+    ("costs", "--network=resnet8", "--input_shape=32,x,3"): "`input_shape` must be integers",
+    ("costs", "--network=resnet8", "--input_shape=2,2,3"): "`input_shape` must be at least 4",
+    ("costs", "--network=alexnet", "--stem=cifar"): "`stem` must be 'imagenet'",
+    ("costs", "--network=resnet8", "--at=stage_7"): "'stage_7' is none",
+    ("costs", f"--network={__file__}"): "`network` must be a whole .keras file",
+}
+
+
+@pytest.fixture(scope="module")
+def refusals():
+    """What the app answers to each of WRONG_ARGUMENTS."""
+    return answers_of("analyze.py", WRONG_ARGUMENTS)
+
+
+@pytest.mark.parametrize("arguments", WRONG_ARGUMENTS)
+def test_what_is_wrong_is_named(refusals, arguments):
+    code, printed = refusals[arguments]
+    assert code == 1
+    assert WRONG_ARGUMENTS[arguments] in printed and "Traceback" not in printed

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from conftest import answers_of
 from keras import ops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,16 +98,25 @@ def test_the_torch_part_alone_names_what_to_install():
     assert "pip install '.[torch]'" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["speed"], ["--what=steps,speed"], []])
-def test_an_unknown_part_lists_the_choices(arguments):
-    result = run(*arguments)
-    assert result.returncode == 1
-    assert "steps, torch, precision, distortion, losses, build, import, all" in result.stderr
+UNKNOWN_PARTS = [("speed",), ("--what=steps,speed",), ()]
+CHOICES = dict.fromkeys(
+    UNKNOWN_PARTS, "steps, torch, precision, distortion, losses, build, import, all"
+)
+CHOICES[("steps", "--precision=float8")] = "float32, mixed_bfloat16"
+CHOICES[("steps", "--model=resnet19")] = "resnet18"
 
 
-def test_an_unknown_precision_or_model_lists_the_choices():
-    assert "float32, mixed_bfloat16" in run("steps", "--precision=float8").stderr
-    assert "resnet18" in run("steps", "--model=resnet19").stderr
+@pytest.fixture(scope="module")
+def refusals():
+    """What the app answers to what is not among the choices."""
+    return answers_of("benchmark.py", CHOICES)
+
+
+@pytest.mark.parametrize("arguments", CHOICES)
+def test_what_is_unknown_lists_the_choices(refusals, arguments):
+    code, printed = refusals[arguments]
+    assert code == 1
+    assert CHOICES[arguments] in printed
 
 
 @pytest.fixture

@@ -59,10 +59,10 @@ IMAGENET = {
 EXITS = {"resnet8": 3}
 
 
-# Their files are written and read with -m slow: a shallower network of the same builder
-# stands in the default run.
-DEEP = {"resnet101", "resnet152", "resnet110", "wide_resnet_44_8", "wide_resnet_28_10"}
-DEEP |= {"densenet100"}
+# They are put to work with -m slow: a shallower network of the same builder stands in the
+# default run.
+DEEP = {"resnet101", "resnet152", "resnet110", "densenet100", "densenet100_bc"}
+DEEP |= {"wide_resnet_20_8", "wide_resnet_28_10", "wide_resnet_28_12", "wide_resnet_44_8"}
 
 
 @functools.lru_cache(maxsize=1)  # tests of one network follow each other
@@ -85,15 +85,6 @@ def pictures(network, n, seed=0):
 
 def outputs_of(network, images):
     return {name: numpy(value) for name, value in network(images, training=False).items()}
-
-
-def check_file(network, path):
-    images = pictures(network, 1)
-    want = outputs_of(network, images)
-    assert all(np.isfinite(value).all() for value in want.values())
-    network.save(path)
-    for key, value in outputs_of(keras.models.load_model(path), images).items():
-        np.testing.assert_array_equal(value, want[key])
 
 
 def test_every_network_has_its_counts():
@@ -147,6 +138,12 @@ class TestEveryNetwork:
         strided = [p for p in parts if isinstance(p, layers.Conv2D) and p.strides[0] > 1]
         assert strided and {part.padding for part in strided} == {"valid"}
 
+
+AT_WORK = [pytest.param(n, marks=pytest.mark.slow if n in DEEP else ()) for n in COUNTS]
+
+
+@pytest.mark.parametrize("name", AT_WORK, scope="class")
+class TestNetworksAtWork:
     def test_trains_one_step_with_both_methods(self, name):
         _, network = network_of(name)
         before = {v.path: numpy(v).copy() for v in network.trainable_variables}
@@ -173,15 +170,15 @@ class TestEveryNetwork:
             assert own <= heads
 
     def test_loads_with_equal_bits(self, name, tmp_path):
-        if name in DEEP:
-            pytest.skip("slow: test_deep_networks_load_with_equal_bits")
-        check_file(network_of(name)[1], tmp_path / "network.keras")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(DEEP))
-def test_deep_networks_load_with_equal_bits(name, tmp_path):
-    check_file(network_of(name)[1], tmp_path / "network.keras")
+        _, network = network_of(name)
+        images = pictures(network, 1)
+        want = outputs_of(network, images)
+        assert all(np.isfinite(value).all() for value in want.values())
+        network.save(tmp_path / "network.keras")
+        for key, value in outputs_of(
+            keras.models.load_model(tmp_path / "network.keras"), images
+        ).items():
+            np.testing.assert_array_equal(value, want[key])
 
 
 @pytest.mark.parametrize("name", IMAGENET)
