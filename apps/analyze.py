@@ -33,6 +33,9 @@ flags.DEFINE_integer("num_classes", 100, "of a named network", 2)
 flags.DEFINE_list("at", None, "of a named network: layers, shares, or one number of exits")
 flags.DEFINE_string("output", None, "JSON file for the figures")
 
+# Flags that say how a named network is built.
+BUILDING_FLAGS = ("stem", "num_classes", "at")
+
 
 def main(argv):
     """Prints what the word asks for."""
@@ -52,6 +55,12 @@ def show_costs():
         raise ValueError(
             f"`network` must be a .keras file or one of {', '.join(sd_keras.models.MODELS)}. "
             f"Received: network={FLAGS.network!r}"
+        )
+    given = [name for name in BUILDING_FLAGS if FLAGS[name].present]
+    if given and not is_name:
+        raise ValueError(
+            f"`{given[0]}` must not be given for a file, which has its own. "
+            f"Received: {given[0]}={FLAGS[given[0]].value!r}, network={FLAGS.network!r}"
         )
     network = named_network() if is_name else checkpoints.load_network(FLAGS.network)
     costs = analysis.costs(network, None if is_name else input_shape())

@@ -149,7 +149,8 @@ def load_network(path):
         FileNotFoundError, ValueError: if there is no such file, or it is not whole.
     """
     if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"`network` does not exist. Received: network={str(path)!r}")
+        is_there = "is no file" if pathlib.Path(path).exists() else "does not exist"
+        raise FileNotFoundError(f"`network` {is_there}. Received: network={str(path)!r}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"`network` must be a whole .keras file. Received: network={str(path)!r}")
     network = keras.models.load_model(path, compile=False)

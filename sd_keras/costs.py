@@ -7,7 +7,7 @@ import re
 import keras
 from keras import tree
 
-from sd_keras import graph
+from sd_keras import calls, graph
 from sd_keras.macs import hidden_elements, multiply_accumulates
 
 # Layers and operations whose output is their input in another shape, or at inference the
@@ -52,10 +52,10 @@ class Measured:
     def total(self, outputs):
         """Adds up what has to be computed for some of the model's tensors."""
         nodes = graph.ancestors(self.nodes, outputs)
-        calls = [self.calls[id(node)] for node in nodes]
+        made = [self.calls[id(node)] for node in nodes]
         return Cost(
-            sum(call.macs for call in calls),
-            sum(call.activations for call in calls),
+            sum(call.macs for call in made),
+            sum(call.activations for call in made),
             self._peak(nodes, [self._stored(tensor) for tensor in outputs]),
         )
 
@@ -97,12 +97,11 @@ class Measured:
         return [keras.KerasTensor(output.shape, old.dtype) for output, old in pairs]
 
     def _call(self, operation, inputs, outputs, args, kwargs):
-        is_function = isinstance(operation, keras.Function)
-        model = graph.as_functional(operation) or (operation if is_function else None)
+        model = graph.as_functional(operation)
+        if isinstance(operation, keras.Function) and not isinstance(operation, keras.Model):
+            model = operation
         if model is not None:
-            if args and isinstance(args[0], dict) and not isinstance(model.input, dict):
-                inputs = [args[0][tensor.name] for tensor in model.inputs]
-            return self._nested(operation, model, inputs)
+            return self._nested(operation, model, calls.given_inputs(model, args, kwargs))
         operands = [each for each in tree.flatten((args, kwargs)) if hasattr(each, "shape")]
         macs = multiply_accumulates(operation, operands, outputs)
         if macs is not None:
@@ -111,7 +110,7 @@ class Measured:
             hidden = (products + others) * _width(outputs[0].dtype)
             return Call(macs, activations if macs else 0, hidden, None)
         try:
-            function = graph.inside(operation, args, kwargs)
+            function = calls.inside(operation, args, kwargs)
         except Exception as error:
             raise ValueError(
                 "`network` holds a layer whose cost cannot be counted, because its type is not "
@@ -120,12 +119,12 @@ class Measured:
         try:
             return self._nested(operation, function, inputs)
         finally:
-            _forget(function)
+            calls.forget(function)
 
     def _nested(self, operation, model, inputs):
         inside = Measured(model, inputs, f", inside {self._named(operation)}")
-        calls = inside.calls.values()
-        macs, activations = (sum(getattr(c, n) for c in calls) for n in ("macs", "activations"))
+        made = inside.calls.values()
+        macs, activations = (sum(getattr(c, n) for c in made) for n in ("macs", "activations"))
         return Call(macs, activations, 0, inside)
 
     def _named(self, operation):
@@ -179,17 +178,6 @@ def _is_view(node, inputs, outputs):
         return kind.__name__ in VIEW_OPERATIONS
     always_random = node.arguments.kwargs.get("training")
     return bool(VIEW_LAYERS.match(kind.__module__)) and not always_random
-
-
-def _forget(function):
-    """Takes the calls of a function from its layers, which may be a network's own."""
-    nodes = graph.nodes_of(function)
-    for node in nodes:
-        makers = [tensor._keras_history.operation for tensor in node.input_tensors]
-        lists = [node.operation._inbound_nodes, *(maker._outbound_nodes for maker in makers)]
-        for calls in lists:
-            if node in calls:
-                calls.remove(node)
 
 
 def one_image(model, input_shape=None):

@@ -7,20 +7,28 @@ may have several inputs; what an exit can stand on and what it costs are questio
 import numbers
 
 import keras
-from keras import tree
 
 
 def as_functional(model):
     """Returns the functional model that `model` is or, as a built Sequential, holds.
 
-    None if it is neither: a subclassed model has no graph.
+    None if it is neither: a subclassed model has no graph, one with a `call` of its own does
+    more than its graph, and a Sequential has none whose layers do not take symbolic tensors.
     """
-    if isinstance(model, keras.Sequential):
-        if not model.built:
-            return None
-        output = model.outputs[0] if len(model.outputs) == 1 else model.outputs
-        return keras.Model(model.inputs[0], output, name=model.name)
-    return model if isinstance(model, keras.Model) and hasattr(model, "operations") else None
+    is_sequential = isinstance(model, keras.Sequential)
+    is_functional = isinstance(model, keras.Model) and hasattr(model, "operations")
+    if not (is_sequential or is_functional):
+        return None
+    if not type(model).call.__module__.startswith("keras.src.models."):
+        return None
+    if not is_sequential:
+        return model
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return None
+    return keras.Model(
+        model.inputs[0], outputs[0] if len(outputs) == 1 else outputs, name=model.name
+    )
 
 
 def known_shapes(model, input_shape=None, called="network"):
@@ -113,82 +121,3 @@ def all_operations(model):
         inner = as_functional(operation)
         found += [operation, *(all_operations(inner) if inner is not None else [])]
     return found
-
-
-def is_openable(operation):
-    """Tells whether a call of this operation can be replaced by the calls inside it.
-
-    That is a nested functional model, or a layer that only chains other layers: its own
-    variables would be lost from the graph.
-    """
-    if as_functional(operation) is not None:
-        return True
-    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
-        return False
-    own = [*operation._trainable_variables, *operation._non_trainable_variables]
-    stock = type(operation).__module__.startswith("keras.src.")
-    holds_layers = bool(operation._flatten_layers(include_self=False, recursive=False))
-    return holds_layers and not own and not stock
-
-
-def replay(model, inputs, opens):
-    """Calls a functional model's layers again, on other inputs.
-
-    Args:
-        model: functional model.
-        inputs: symbolic tensors in place of `model.inputs`.
-        opens: function of an operation that tells whether to call what is inside it.
-
-    Returns:
-        A dict from the id of each tensor of the model to the tensor in its place.
-    """
-    tensors = {id(old): new for old, new in zip(model.inputs, inputs)}
-    for node in nodes_of(model):
-        args, kwargs = node.arguments.fill_in(tensors)
-        call = _call_inside if opens(node.operation) else _call
-        outputs = call(node.operation, args, kwargs, opens)
-        tensors |= {id(old): new for old, new in zip(node.output_tensors, tree.flatten(outputs))}
-    return tensors
-
-
-def inside(operation, args, kwargs):
-    """Returns what one call of a layer does as a `keras.Function`.
-
-    Args:
-        operation: the layer.
-        args, kwargs: arguments of its call, specifications in place of tensors.
-
-    Raises whatever the layer does when it meets symbolic tensors.
-    """
-    inputs = []
-
-    def stand_in(value):
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        inputs.append(keras.Input(batch_shape=value.shape, dtype=value.dtype))
-        return inputs[-1]
-
-    args, kwargs = tree.map_structure(stand_in, (args, kwargs))
-    return keras.Function(inputs, _call_inside(operation, args, kwargs, lambda inner: False))
-
-
-def _call(operation, args, kwargs, opens):
-    del opens
-    return operation(*args, **kwargs)
-
-
-def _call_inside(operation, args, kwargs, opens):
-    model = as_functional(operation)
-    if model is not None:
-        flat = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
-        tensors = replay(model, flat, opens)
-        return [tensors[id(tensor)] for tensor in model.outputs]
-
-    def in_own_precision(tensor):
-        is_float = isinstance(tensor, keras.KerasTensor) and "float" in tensor.dtype
-        if not is_float or not operation.autocast or tensor.dtype == operation.compute_dtype:
-            return tensor
-        return keras.ops.cast(tensor, operation.compute_dtype)
-
-    args, kwargs = tree.map_structure(in_own_precision, (args, kwargs))
-    return operation.call(*args, **kwargs)

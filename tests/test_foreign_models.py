@@ -257,7 +257,7 @@ def hgnet(hub):
 def test_keras_hub_with_several_outputs(hub):
     """HGNetV2 puts out a dict of stages: the last of them makes a backbone."""
     whole = hgnet(hub)
-    with pytest.raises(ValueError, match="`backbone` must.*HGNetV2Backbone with output {'stem'"):
+    with pytest.raises(ValueError, match="`backbone` must.*HGNetV2Backbone with .* output {'stem'"):
         attach_exits(whole, 5)
     backbone = keras.Model(whole.input, whole.output["stage3"])
     network = attach_exits(backbone, 5)
@@ -438,84 +438,6 @@ def test_a_transformer_written_by_hand(at, expected):
     check(backbone, network, pictures(2, 16, 16, 3).astype("float32"))
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda inner: around(inner),
-        lambda inner: around(around(inner, "middle")),
-        lambda inner: keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(0.1), inner]),
-        lambda inner: keras.Sequential([keras.Input((16, 16, 3)), keras.Sequential([inner])]),
-    ],
-)
-@pytest.mark.parametrize("at,expected", [(None, SHRINKS), (["relu_1", "conv_3"],) * 2, ([], [])])
-def test_nested_models(build, at, expected):
-    inner = plain()
-    outer, images = build(inner), pictures(2, 16, 16, 3).astype("float32")
-    before = numpy(inner(images, training=False)), numpy(outer(images, training=False))
-    network = attach_exits(outer, 5, at=at)
-    assert taps(network) == expected
-    check(outer, network, images)
-    # The nested model and the outer one go on as they were.
-    after = numpy(inner(images, training=False)), numpy(outer(images, training=False))
-    for pair in zip(before, after):
-        np.testing.assert_array_equal(*pair)
-    assert inner.get_layer("relu_2").output.shape == (None, 8, 8, 12)
-    assert exit_names(attach_exits(inner, 5)) == ["exit_1", "exit_2", "exit_3", "exit_4"]
-
-
-def test_nested_models_in_mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    outer = around(plain())
-    network = attach_exits(outer, 5)
-    check(outer, network, pictures(2, 16, 16, 3).astype("float32"))
-
-
-def test_nested_models_of_the_library():
-    outer = around(models.resnet8((8, 8, 3)))
-    assert taps(attach_exits(outer, 5)) == ["stage_1", "stage_2"]
-
-
-def test_names_outside_and_inside():
-    image = keras.Input((16, 16, 3))
-    x = layers.Conv2D(3, 3, padding="same", name="conv_2")(image)
-    outer = keras.Model(image, plain()(x), name="outer")
-    with pytest.raises(ValueError, match=r"`backbone` must have no two.*'outer'.*\['conv_2'\]"):
-        attach_exits(outer, 5)
-    # Where no exit stands inside, nothing is opened.
-    assert taps(attach_exits(outer, 5, at=["conv_2"])) == ["conv_2"]
-
-
-@keras.saving.register_keras_serializable("test_foreign_models")
-class Chain(layers.Layer):
-    """A layer that chains others, with a sum that Keras names by itself."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.first = layers.Conv2D(4, 3, padding="same", name="first")
-        self.second = layers.Conv2D(4, 3, padding="same", name="second")
-
-    def build(self, shape):
-        self.first.build(shape)
-        self.second.build((*shape[:-1], 4))
-
-    def call(self, inputs):
-        x = self.first(inputs)
-        return x + self.second(x)
-
-
-def test_sums_that_opening_makes_have_names_of_their_own(tmp_path):
-    """Keras counts from `add` again after clear_session and in a new process."""
-    image = keras.Input((8, 8, 3))
-    keras.utils.clear_session()
-    backbone = keras.Model(image, Chain(name="chain")(image + image))
-    keras.utils.clear_session()
-    network = attach_exits(backbone, 5, at=["first"])
-    assert taps(network) == ["first"]
-    check(backbone, network, pictures(2, 8, 8, 3).astype("float32"))
-    network.save(tmp_path / "network.keras")
-    keras.saving.load_model(tmp_path / "network.keras")
-
-
 def cells():
     """Each cell reads the two before, as in NASNet: two tensors live at every cut."""
     image = keras.Input((16, 16, 3))
@@ -555,15 +477,24 @@ def test_a_decoder_has_exits_at_the_other_resolutions():
     assert taps(attach_exits(backbone, 5)) == ["up_2"]
 
 
+@pytest.fixture
+def image_data_format():
+    """Sets Keras's own format, and puts it back."""
+    yield keras.config.set_image_data_format
+    keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize("everywhere", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("at", [None, [], ["relu_2"]])
-def test_channels_first(at, nested):
+def test_channels_first(at, nested, everywhere, image_data_format):
     """The same numbers as the channels_last model with the same weights."""
     import tensorflow as tf
 
     first, last = plain(data_format="channels_first"), plain()
     randomize(last)
     first.set_weights(last.get_weights())
+    image_data_format(everywhere)
     networks = [attach_exits(around(b) if nested else b, 5, at=at) for b in (first, last)]
     assert taps(networks[0]) == taps(networks[1])
     networks[0].set_weights(networks[1].get_weights())
@@ -575,6 +506,16 @@ def test_channels_first(at, nested):
     for name in want:
         assert got[name].shape == want[name].shape
         close(got[name], numpy(want[name]), 1e-4, 1e-4)
+
+
+def test_a_file_is_read_the_same_whatever_the_format(image_data_format, tmp_path):
+    network, images = attach_exits(plain(), 5), pictures(2, 16, 16, 3).astype("float32")
+    network.save(tmp_path / "network.keras")
+    image_data_format("channels_first")
+    loaded = keras.saving.load_model(tmp_path / "network.keras")
+    want, got = network(images, training=False), loaded(images, training=False)
+    for name in want:
+        np.testing.assert_array_equal(numpy(got[name]), numpy(want[name]))
 
 
 # Where exits stand.
@@ -638,6 +579,14 @@ def test_a_number_of_exits_takes_as_many_places():
             attach_exits(backbone, 5, at=at)
 
 
+@pytest.mark.parametrize("name", ["pool_1", "classifier_1", "bottleneck_1"])
+def test_names_of_the_heads_give_way_to_the_inputs(name):
+    image = keras.Input((8, 8, 3), name=name)
+    backbone = keras.Model(image, plain(8)(image))
+    network = attach_exits(backbone, 5, at=["relu_1"])
+    assert network.get_layer(f"{name}_of_exit") in network.layers
+
+
 def test_names_of_the_heads_give_way():
     image = keras.Input((16, 16, 3))
     x = layers.Conv2D(4, 3, strides=2, name="bottleneck_1")(image)
@@ -691,6 +640,11 @@ def test_bad_arguments_freeze_nothing():
     assert backbone.trainable
 
 
+def test_a_number_of_classes_from_numpy_is_saved(tmp_path):
+    attach_exits(plain(), np.int64(5), at=np.int64(2)).save(tmp_path / "network.keras")
+    assert exit_names(keras.saving.load_model(tmp_path / "network.keras")) == ["exit_1", "exit_2"]
+
+
 @pytest.mark.parametrize("kind", ["plain", "nested", "sequential", "frozen", "vit"])
 def test_pretrained_weights_survive_the_file(kind, tmp_path):
     inner = vit() if kind == "vit" else plain()
@@ -720,10 +674,10 @@ class Subclassed(keras.Model):
         return inputs
 
 
-def with_classifier():
+def with_classifier(activation="softmax"):
     backbone = plain()
     x = layers.GlobalAveragePooling2D()(backbone.output)
-    return keras.Model(backbone.input, layers.Dense(9, "softmax")(x))
+    return keras.Model(backbone.input, layers.Dense(9, activation)(x))
 
 
 def with_two_inputs():
@@ -736,6 +690,34 @@ def with_dict_output():
     return keras.Model(image, {"map": layers.Conv2D(4, 3)(image)})
 
 
+class Scaled(keras.Model):
+    """A functional model that does more than its graph."""
+
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
+def ends_of(model):
+    return model.input, model.output
+
+
+class OnData(layers.Layer):
+    """A layer that takes no symbolic tensors."""
+
+    def call(self, inputs):
+        return inputs
+
+    def compute_output_spec(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+def built_on_data():
+    model = keras.Sequential([OnData()])
+    model(np.zeros((2, 8, 8, 3), "float32"))
+    assert model.built
+    return model
+
+
 def without_a_map():
     image = keras.Input((8,))
     return keras.Model(image, layers.Dense(4, "relu")(image))
@@ -745,18 +727,42 @@ def without_a_map():
     "build,received",
     [
         (Subclassed, "Subclassed"),
-        (lambda: keras.Sequential([layers.Conv2D(4, 3)]), "Sequential with output None"),
+        (lambda: keras.Sequential([layers.Conv2D(4, 3)]), "Sequential with inputs None"),
         (lambda: layers.Conv2D(4, 3), "Conv2D"),
         (with_classifier, r"output of shape \(None, 9\)"),
+        (lambda: with_classifier("sigmoid"), r"output of shape \(None, 9\)"),
+        (lambda: around(with_classifier("sigmoid")), r"output of shape \(None, 9\)"),
+        (built_on_data, "Sequential with inputs None"),
         (lambda: keras.Sequential([plain(), layers.GlobalMaxPooling2D()]), r"\(None, 48\)"),
         (without_a_map, r"output of shape \(None, 4\)"),
-        (with_two_inputs, "Functional"),
+        (with_two_inputs, r"Functional with inputs \[.*8, 8, 3.*8, 8, 3"),
+        (lambda: Scaled(*ends_of(plain())), "Scaled with"),
         (with_dict_output, "output {'map'"),
     ],
 )
 def test_backbones_that_take_no_exits(build, received):
     with pytest.raises(ValueError, match=rf"`backbone` must (?s:.)*Received: .*{received}"):
         attach_exits(build(), 5)
+
+
+def test_maps_of_unknown_size_in_the_middle():
+    """They are no places for exits, and named where the cost is asked for."""
+
+    class Unknown(layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+        def compute_output_shape(self, shape):
+            return (shape[0], None, None, shape[-1])
+
+    image = keras.Input((8, 8, 3))
+    x = Unknown(name="unknown")(layers.Conv2D(4, 3, name="first")(image))
+    backbone = keras.Model(image, layers.Resizing(4, 4, name="last")(x))
+    assert taps(attach_exits(backbone, 5, at=["first"])) == ["first"]
+    with pytest.raises(ValueError, match=r"`at` must .*'unknown' is none"):
+        attach_exits(backbone, 5, at=["unknown"])
+    with pytest.raises(ValueError, match=r"`(backbone|at)` must .*"):
+        attach_exits(backbone, 5)
 
 
 @pytest.mark.parametrize("stages", [["only"], ["one", "two"]])

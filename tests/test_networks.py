@@ -65,6 +65,9 @@ DEEP = {"resnet101", "resnet152", "resnet110", "densenet100", "densenet100_bc"}
 DEEP |= {"wide_resnet_20_8", "wide_resnet_28_10", "wide_resnet_28_12", "wide_resnet_44_8"}
 
 
+SMALL = (8, 8, 3)
+
+
 @functools.lru_cache(maxsize=1)  # tests of one network follow each other
 def network_of(name):
     """A backbone and its network with the default exits and 100 classes."""
@@ -238,6 +241,31 @@ def test_arguments_left_out_are_the_networks_own():
 def test_what_a_network_cannot_take_is_named(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         models.build(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    "build,message",
+    [
+        (lambda: models.build(["resnet18"]), r"`name` must be one of .*name=\['resnet18'\]"),
+        (lambda: models.build("resnet8", mean=None), "`mean` must be one number.*mean=None"),
+        (lambda: models.build("resnet8", std="a"), "`std` must be one number.*std='a'"),
+        (lambda: models.wide_resnet(SMALL, 1, 1.5, "wide"), "`factor` must be.*factor=1.5"),
+        (lambda: models.pyramidnet(SMALL, 1, 9.5), "`widening` must be.*widening=9.5"),
+        (lambda: models.pyramidnet(SMALL, 0, 9), "`blocks` must be.*blocks=0"),
+        (lambda: models.densenet(SMALL, 40, 2.5), "`growth` must be.*growth=2.5"),
+        (lambda: models.resnet(SMALL, "cifar", (1, 1, 1), (4, 8)), r"`depths` must be 2.*1, 1, 1"),
+        (lambda: models.preact_resnet(SMALL, (1,), (4, 8), 4), r"`depths` must be 2.*\(1,\)"),
+    ],
+)
+def test_what_a_builder_cannot_take_is_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_pixels_may_be_normalised_by_arrays():
+    network = models.build("resnet8", mean=np.array(0.25), std=np.array([0.5, 0.25, 0.5]))
+    layer = network.get_layer("normalize")
+    np.testing.assert_allclose(numpy(layer(np.full((1, 1, 1, 3), 255.0)))[0, 0, 0], [1.5, 3, 1.5])
 
 
 @pytest.mark.parametrize("depth,bc", [(41, False), (4, False), (43, True)])

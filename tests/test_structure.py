@@ -19,6 +19,7 @@ LEVELS = {
     "version": 0,
     "inference": 0,
     "graph": 0,
+    "calls": 0,
     "macs": 0,
     "costs": 0,
     "models": 1,

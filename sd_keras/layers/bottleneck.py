@@ -55,6 +55,7 @@ class Bottleneck(keras.layers.Layer):
                 width,
                 size,
                 kernel_initializer=kernel_initializer(),
+                data_format="channels_last",  # whatever `keras.config` says
                 dtype=self.dtype_policy,
                 name=f"conv_{index}",
             )

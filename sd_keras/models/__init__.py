@@ -90,7 +90,7 @@ def build(name, input_shape=None, stem=None, **kwargs):
     Raises:
         ValueError: if there is no such model, or it has no such stem or input.
     """
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise ValueError(f"`name` must be one of {sorted(MODELS)}. Received: name={name!r}")
     given = {"input_shape": input_shape, "stem": stem}
     given = {argument: value for argument, value in given.items() if value is not None}

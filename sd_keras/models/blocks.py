@@ -3,6 +3,7 @@
 import numbers
 
 import keras
+import numpy as np
 from keras import layers
 
 from sd_keras.layers import BatchNormalization, Conv2D, GroupConv2D
@@ -45,7 +46,7 @@ def check_input(input_shape, smallest, stem, stems=("cifar",)):
 
 def normalize(image, mean, std):
     """Maps raw pixels 0…255 to `(pixel / 255 − mean) / std` in float32, without weights."""
-    mean, std = (list(v) if hasattr(v, "__len__") else [v] for v in (mean, std))
+    mean, std = _numbers("mean", mean), _numbers("std", std)
     channels = image.shape[-1]
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, channels):
@@ -60,10 +61,20 @@ def normalize(image, mean, std):
         )
     if not all(value > 0 for value in std):
         raise ValueError(f"`std` must be positive. Received: std={std}")
-    mean, std = ([float(v) for v in (value * channels)[:channels]] for value in (mean, std))
+    mean, std = ((value * channels)[:channels] for value in (mean, std))
     scale = [1 / (255 * s) for s in std]
     offset = [-m / s for m, s in zip(mean, std)]
     return layers.Rescaling(scale, offset, dtype="float32", name="normalize")(image)
+
+
+def _numbers(name, value):
+    """Returns the argument `mean` or `std` as a list of floats."""
+    try:
+        return np.asarray(value).astype("float64", casting="same_kind").reshape(-1).tolist()
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be one number or one per channel. Received: {name}={value!r}"
+        ) from error
 
 
 def image_input(input_shape, mean, std):
@@ -109,6 +120,13 @@ def check_depths(depths, count=None):
             f"`depths` must be {count or 'one or more'} positive integers. "
             f"Received: depths={depths!r}"
         )
+
+
+def check_positive(**sizes):
+    """Checks that arguments of a builder are positive integers."""
+    for name, value in sizes.items():
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
 
 
 def plan(depths, split_last_stage):

@@ -7,9 +7,9 @@ import re
 
 import keras
 
-from sd_keras import graph
+from sd_keras import calls, graph
 from sd_keras.models.at import wanted
-from sd_keras.models.tensors import grid, is_activated, makers
+from sd_keras.models.tensors import grid, is_activated, is_map, makers
 
 
 @dataclasses.dataclass
@@ -43,12 +43,12 @@ class Body:
     def largest(self):
         """Height or width, whichever is less, of the largest feature map."""
         made = [tensor for node in self.nodes for tensor in node.output_tensors]
-        return max(min(grid(each, self.made_by)) for each in made if len(each.shape) == 4)
+        return max(min(grid(each, self.made_by)) for each in made if is_map(each))
 
     @property
     def last_map(self):
         """The last feature map, or the output tokens."""
-        maps = [t[0] for t in self.tensors.values() if len(t[0].shape) == 4]
+        maps = [t[0] for t in self.tensors.values() if is_map(t[0])]
         if len(self.output.shape) != 2 or not maps:
             return self.output
         return max(maps, key=lambda tensor: self.order[id(tensor)])
@@ -74,9 +74,10 @@ def body_of(backbone, at, input_shape=None):
     model = graph.as_functional(backbone)
     if model is None or len(model.inputs) != 1 or not isinstance(model.output, keras.KerasTensor):
         raise ValueError(
-            "`backbone` must be a functional keras.Model, or a built Sequential one, with one "
-            f"input that ends in one feature map. Received: backbone of type "
-            f"{type(backbone).__name__} with output {getattr(model, 'output', None)}"
+            "`backbone` must be a functional keras.Model, or a built Sequential one, without a "
+            "`call` of its own, with one input, that ends in one feature map. Received: backbone "
+            f"of type {type(backbone).__name__} with inputs {getattr(model, 'inputs', None)} and "
+            f"output {getattr(model, 'output', None)}"
         )
     (shape,) = graph.known_shapes(model, input_shape, "backbone")
     pyramid = _pyramid(backbone, model)
@@ -86,7 +87,7 @@ def body_of(backbone, at, input_shape=None):
     old = model.inputs[0]
     image = keras.Input(shape, dtype=old.dtype, name=old.name)
     try:
-        tensors = graph.replay(model, [image], opens or (lambda operation: False))
+        tensors = calls.replay(model, [image], opens or (lambda operation: False))
     except Exception as error:
         raise ValueError(
             f"`backbone` must take images {shape}, and all the layers in which exits may stand "
@@ -134,10 +135,20 @@ def _opener(model, at):
     def opens(operation):
         if graph.as_functional(operation) is not None:
             return True
-        if not graph.is_openable(operation):
+        if not calls.is_openable(operation):
             return False
         inner = {layer.name for layer in operation._flatten_layers(include_self=False)}
-        return bool(inner & set(names or [])) or operation.count_params() > most
+        asked = inner & set(names or [])
+        if not asked and operation.count_params() <= most:
+            return False
+        otherwise = calls.acts_otherwise_in_training(operation)
+        if asked and otherwise:
+            raise ValueError(
+                "`at` must name no layer inside one that is called otherwise in training than "
+                f"at inference, as {operation.name!r} of type {type(operation).__name__} is. "
+                f"Received: at={at!r}"
+            )
+        return not otherwise
 
     return opens if any(opens(node.operation) for node in graph.nodes_of(model)) else None
 
@@ -159,7 +170,7 @@ def _checked(body):
         return body
     is_hidden = len(shape) == 2 and is_activated(body.output, body.made_by)
     is_hidden = is_hidden and any(
-        isinstance(node.operation, keras.layers.Dense) for node in body.nodes
+        isinstance(operation, keras.layers.Dense) for operation in graph.all_operations(body.model)
     )
     if not is_hidden or len(body.last_map.shape) != 4:
         raise ValueError(

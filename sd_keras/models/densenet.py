@@ -6,6 +6,7 @@ from keras import layers
 
 from sd_keras.models.blocks import (
     check_input,
+    check_positive,
     conv,
     finished,
     image_input,
@@ -53,6 +54,7 @@ def densenet(
         As `resnet`.
     """
     check_input(input_shape, 4, stem)
+    check_positive(growth=growth)
     step = 6 if bc else 3
     if not isinstance(depth, numbers.Integral) or depth < step + 4 or (depth - 4) % step:
         raise ValueError(f"`depth` must be {step}n + 4. Received: depth={depth!r}")

@@ -25,8 +25,7 @@ def attach_exits(
     """Makes a multi-exit classifier out of a backbone, whose layers it shares.
 
     Behind each cut point stand a bottleneck, pooling and a classifier (Be Your Own Teacher,
-    section 3.1, figure 2); the deepest exit is the plain network. `docs/networks.md` tells
-    which places are found by themselves.
+    section 3.1, figure 2); the deepest exit is the plain network. More: `docs/networks.md`.
 
     Args:
         backbone: functional or built Sequential model that ends in one feature map, in
@@ -34,7 +33,8 @@ def attach_exits(
         num_classes: number of classes.
         at: where shallow exits stand, shallow to deep: names of layers; shares of the
             backbone's cost, `[0.25, 0.5, 0.75]`; or the number of all exits, spread evenly.
-            `[]` gives the plain network. None finds up to four exits.
+            `[]` gives the plain network. None takes the layers named `stage_1`, `stage_2`, …
+            or, where there are none, finds up to four exits.
         bottleneck: the kind of bottleneck; `"scala"` is the only one.
         input_shape: size of the image, for a backbone that takes any.
         pooling: `"average"`, or `"token"` for the first token alone.
@@ -49,7 +49,7 @@ def attach_exits(
     """
     _check_arguments(backbone, num_classes, bottleneck, pooling)
     body = body_of(backbone, at, input_shape)
-    network = Heads(body, num_classes, pooling).network(taps(body, at))
+    network = Heads(body, int(num_classes), pooling).network(taps(body, at))
     if freeze:
         backbone.trainable = False
     return network

@@ -30,7 +30,7 @@ class Heads:
         self.grid = grid(body.last_map, body.made_by)
         self.num_classes = num_classes
         self.pooling = pooling
-        self.taken = {node.operation.name for node in body.nodes}
+        self.taken = {operation.name for operation in body.model.operations}
 
     def network(self, tensors):
         """Returns the model with an exit on each of the tensors and on the body's output."""

@@ -35,7 +35,8 @@ def choices(body):
     return [
         name
         for name, (tensor, *others) in body.tensors.items()
-        if len(tensor.shape) in (3, 4) and not others and tensor is not body.output
+        if len(tensor.shape) in (3, 4) and None not in tensor.shape[1:]
+        if not others and tensor is not body.output
     ]
 
 

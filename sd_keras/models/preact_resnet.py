@@ -3,7 +3,9 @@
 from keras import layers
 
 from sd_keras.models.blocks import (
+    check_depths,
     check_input,
+    check_positive,
     conv,
     finished,
     image_input,
@@ -52,6 +54,7 @@ def preact_resnet(
     Returns:
         As `resnet`.
     """
+    check_depths(depths, len(widths))
     check_input(input_shape, 2 ** (len(depths) - 1), stem)
     image, x = image_input(input_shape, mean, std)
     x = conv(x, stem_width, 3, name="stem")
@@ -78,6 +81,7 @@ def wide_resnet(input_shape, blocks, factor, name, **kwargs):
         name: name of the model.
         **kwargs: `stem`, `mean`, `std`, as `preact_resnet`.
     """
+    check_positive(blocks=blocks, factor=factor)
     widths = tuple(width * factor for width in (16, 32, 64))
     return preact_resnet(
         input_shape, (blocks,) * 3, widths, 16, split_last_stage=True, name=name, **kwargs

@@ -5,6 +5,7 @@ from keras import layers
 from sd_keras.layers import BatchNormalization, IdentityShortcut
 from sd_keras.models.blocks import (
     check_input,
+    check_positive,
     conv,
     conv_norm,
     finished,
@@ -47,6 +48,7 @@ def pyramidnet(input_shape, blocks, widening, stem="cifar", mean=0.5, std=0.5, n
         As `resnet`.
     """
     check_input(input_shape, 4, stem)
+    check_positive(blocks=blocks, widening=widening)
     image, x = image_input(input_shape, mean, std)
     x = conv_norm(x, 16, 3, name="stem")
     rows = plan((blocks,) * 3, split_last_stage=True)

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from sd_keras.layers import IdentityShortcut
-from sd_keras.models.blocks import check_input, conv_norm, image_input, plan
+from sd_keras.models.blocks import check_depths, check_input, conv_norm, image_input, plan
 
 
 def _shortcut(x, filters, strides, kind, name):
@@ -64,8 +64,7 @@ def resnet(
     Args:
         input_shape: `(height, width, channels)` of the images.
         stem: `"cifar"` (3x3, no pooling) or `"imagenet"` (7x7 stride 2, 3x3 pooling).
-        depths: residual blocks per stage.
-        widths: width of each stage; its output has `width * expansion` channels.
+        depths, widths: blocks and width per stage; its output has `width * expansion` channels.
         expansion: 1: blocks of two 3x3 convolutions; 4: bottleneck blocks.
         shortcut: `"A"` (subsampled identity, zero channels) or `"B"` (1x1 projection).
         split_last_stage: one more section ends after ceil(blocks / 2) of the last stage.
@@ -74,9 +73,10 @@ def resnet(
         name: of the model.
 
     Returns:
-        A functional `keras.Model` from `image` (raw pixels 0…255) to the last feature map,
-        in which the layers that end a section are named `stage_1`, `stage_2`, ….
+        A functional model from `image` (raw pixels 0…255) to the last feature map, whose layers
+        that end a section are named `stage_1`, `stage_2`, ….
     """
+    check_depths(depths, len(widths))
     halvings = len(depths) + (1 if stem == "imagenet" else -1)
     check_input(input_shape, 2**halvings, stem, ("cifar", "imagenet"))
     image, x = image_input(input_shape, mean, std)

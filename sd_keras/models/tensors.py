@@ -12,6 +12,7 @@ PASSING_MODULES = (
     "keras.src.layers.pooling",
     "keras.src.layers.regularization",
     "keras.src.layers.reshaping",
+    "keras.src.layers.core.identity",
     "sd_keras.layers.local_response_normalization",
 )
 # Layers whose argument `activation` is the last thing they do; a block's may lie within.
@@ -26,6 +27,11 @@ ACTIVATIONS = (
 )
 
 
+def is_map(tensor):
+    """Tells whether a tensor is a feature map of known size."""
+    return len(tensor.shape) == 4 and None not in tensor.shape[1:]
+
+
 def makers(nodes):
     """Returns the node that makes each tensor, by the tensor's id."""
     return {id(tensor): node for node in nodes for tensor in node.output_tensors}
@@ -34,7 +40,8 @@ def makers(nodes):
 def is_activated(tensor, made_by):
     """Tells whether a nonlinearity other than softmax is the last thing done to a tensor.
 
-    Pooling, dropout and the like are looked through; a sum or a normalisation is raw.
+    Pooling, dropout and the like are looked through; a sum or a normalisation is raw. A vector
+    behind a sigmoid holds the probabilities of a classifier.
     """
     node = made_by.get(id(tensor))
     if node is None:
@@ -42,8 +49,13 @@ def is_activated(tensor, made_by):
     operation = node.operation
     if isinstance(operation, (layers.Softmax, layers.Dot)):
         return False
+    if (model := graph.as_functional(operation)) is not None:
+        index = [id(each) for each in node.output_tensors].index(id(tensor))
+        return is_activated(model.outputs[index], makers(graph.nodes_of(model)))
     kind = type(operation)
-    linear = (None, keras.activations.linear, keras.activations.softmax)
+    linear = [None, keras.activations.linear, keras.activations.softmax]
+    if len(tensor.shape) == 2:
+        linear.append(keras.activations.sigmoid)
     ends_activated = any(base.__module__.startswith(ACTIVATING_MODULES) for base in kind.__mro__)
     if ends_activated and getattr(operation, "activation", None) not in linear:
         return True

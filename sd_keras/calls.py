@@ -1,0 +1,126 @@
+"""Calls of layers made again: on other inputs, or as the calls that lie inside them."""
+
+import keras
+from keras import tree
+
+from sd_keras import graph
+
+
+def is_openable(operation):
+    """Tells whether a call of this operation can be replaced by the calls inside it.
+
+    That is a nested functional model, or a layer that only chains other layers: its own
+    variables would be lost from the graph.
+    """
+    if graph.as_functional(operation) is not None:
+        return True
+    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
+        return False
+    own = [*operation._trainable_variables, *operation._non_trainable_variables]
+    stock = type(operation).__module__.startswith("keras.src.")
+    holds_layers = bool(operation._flatten_layers(include_self=False, recursive=False))
+    return holds_layers and not own and not stock
+
+
+def replay(model, inputs, opens):
+    """Calls a functional model's layers again, on other inputs.
+
+    Args:
+        model: functional model.
+        inputs: symbolic tensors in place of `model.inputs`.
+        opens: function of an operation that tells whether to call what is inside it.
+
+    Returns:
+        A dict from the id of each tensor of the model to the tensor in its place.
+    """
+    tensors = {id(old): new for old, new in zip(model.inputs, inputs)}
+    for node in graph.nodes_of(model):
+        args, kwargs = node.arguments.fill_in(tensors)
+        call = _call_inside if opens(node.operation) else _call
+        outputs = call(node.operation, args, kwargs, opens)
+        tensors |= {id(old): new for old, new in zip(node.output_tensors, tree.flatten(outputs))}
+    return tensors
+
+
+def given_inputs(model, args, kwargs):
+    """Returns the tensors of a call of a functional model in the order of its inputs."""
+    first = args[0] if args else next(iter(kwargs.values()), None)
+    if isinstance(first, dict) and not isinstance(model.input, dict):
+        return [first[tensor.name] for tensor in model.inputs]
+    return [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+
+
+def acts_otherwise_in_training(layer):
+    """Tells whether a layer that chains others chains them otherwise in training.
+
+    A graph of its calls holds one way only. Noise of its own, for instance: other layers, like
+    Dropout, know by themselves whether they train.
+    """
+    if layer._seed_generators:
+        return True
+    if not layer._call_has_training_arg:
+        return False
+    arguments = layer._inbound_nodes[0].arguments
+    kinds = []
+    for training in (True, False):
+        kwargs = arguments.kwargs | {"training": training}
+        function = inside(layer, arguments.args, kwargs)
+        nodes = graph.nodes_of(function)
+        kinds.append([(type(n.operation), n.operation.name) for n in nodes])
+        forget(function)
+    return kinds[0] != kinds[1]
+
+
+def forget(function):
+    """Takes the calls of a function from its layers, which may be a network's own."""
+    for node in graph.nodes_of(function):
+        makers = [tensor._keras_history.operation for tensor in node.input_tensors]
+        lists = [node.operation._inbound_nodes, *(maker._outbound_nodes for maker in makers)]
+        for calls in lists:
+            if node in calls:
+                calls.remove(node)
+
+
+def inside(operation, args, kwargs):
+    """Returns what one call of a layer does as a `keras.Function`.
+
+    Args:
+        operation: the layer.
+        args, kwargs: arguments of its call, specifications in place of tensors.
+
+    Raises whatever the layer does when it meets symbolic tensors.
+    """
+    inputs = []
+
+    def stand_in(value):
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        inputs.append(keras.Input(batch_shape=value.shape, dtype=value.dtype))
+        return inputs[-1]
+
+    args, kwargs = tree.map_structure(stand_in, (args, kwargs))
+    return keras.Function(inputs, _call_inside(operation, args, kwargs, lambda inner: False))
+
+
+def _call(operation, args, kwargs, opens):
+    del opens
+    return operation(*args, **kwargs)
+
+
+def _call_inside(operation, args, kwargs, opens):
+    model = graph.as_functional(operation)
+    if model is not None:
+        # A model casts what it is given to what it was built for.
+        pairs = zip(given_inputs(model, args, kwargs), model.inputs)
+        given = [t if t.dtype == own.dtype else keras.ops.cast(t, own.dtype) for t, own in pairs]
+        tensors = replay(model, given, opens)
+        return [tensors[id(tensor)] for tensor in model.outputs]
+
+    def in_own_precision(tensor):
+        is_float = isinstance(tensor, keras.KerasTensor) and "float" in tensor.dtype
+        if not is_float or not operation.autocast or tensor.dtype == operation.compute_dtype:
+            return tensor
+        return keras.ops.cast(tensor, operation.compute_dtype)
+
+    args, kwargs = tree.map_structure(in_own_precision, (args, kwargs))
+    return operation.call(*args, **kwargs)
