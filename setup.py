@@ -39,7 +39,7 @@ setuptools.setup(
         "plots": PLOTS,
         "jax": JAX,
         "torch": TORCH,
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", *JAX, *PLOTS],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "keras-hub>=0.20", "ruff>=0.9", *JAX, *PLOTS],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

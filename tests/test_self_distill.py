@@ -366,3 +366,19 @@ def test_dense_losses_of_keras_take_class_numbers(images, labels, loss):
     z = to_numpy(model.network(images))["exit_1"]
     expected = ((z - np.eye(4)[labels]) ** 2).mean()
     np.testing.assert_allclose(measured["exit_1_loss"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("metrics", [None, ["accuracy"], ["mse", "accuracy"], {"exit_1": ["acc"]}])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_step_is_traced_once(images, labels, metrics, training, monkeypatch):
+    """TensorFlow traces again what creates variables: optimizer and metrics come before."""
+    if keras.config.backend() != "tensorflow":
+        pytest.skip("only TensorFlow traces a step so")
+    model = tiny_model(compile_with={"metrics": metrics})
+    traced = []
+    compute_loss = model.compute_loss
+    monkeypatch.setattr(
+        model, "compute_loss", lambda *args, **kw: traced.append(1) or compute_loss(*args, **kw)
+    )
+    (model.fit if training else model.evaluate)(images, labels, batch_size=32, verbose=0)
+    assert len(traced) == 1

@@ -47,6 +47,28 @@ def in_form(compile_metrics, targets, num_classes):
     return targets
 
 
+def build_ahead(compile_metrics, names, num_classes):
+    """Creates the metrics' variables before the first batch, where its form does not matter.
+
+    TensorFlow traces a step that creates variables a second time.
+
+    Args:
+        compile_metrics: what `compile` made of its arguments, or None.
+        names: of the outputs.
+        num_classes: number of classes.
+    """
+    if compile_metrics is None or compile_metrics.built:
+        return
+    kinds = {_kind(metric) for metric in _all_metrics(compile_metrics)}
+    if not kinds or not (kinds <= {"accuracy", "sparse"} or kinds <= {"accuracy", "dense"}):
+        return
+    give_to_each(compile_metrics, names)
+    form = (None,) if kinds <= {"accuracy", "sparse"} else (None, num_classes)
+    labels = {name: keras.KerasTensor(form, "int32") for name in names}
+    logits = {name: keras.KerasTensor((None, num_classes)) for name in names}
+    compile_metrics.build(labels, logits)
+
+
 def _all_metrics(compile_metrics):
     given = [compile_metrics._user_metrics, compile_metrics._user_weighted_metrics]
     return [metric for metric in keras.tree.flatten(given) if metric is not None]

@@ -13,6 +13,8 @@ from sd_keras.trainer.views import draw, policy_of
 
 if keras.config.backend() == "jax":
     from sd_keras.trainer.jax import BackendTrainer
+elif keras.config.backend() == "tensorflow":
+    from sd_keras.trainer.tensorflow import BackendTrainer
 else:
     from sd_keras.trainer.stateful import BackendTrainer
 

@@ -1,0 +1,25 @@
+"""The training and evaluation step on TensorFlow, where a step is traced before it runs."""
+
+from sd_keras.trainer import stateful
+from sd_keras.trainer.metrics import build_ahead
+
+
+class BackendTrainer(stateful.BackendTrainer):
+    """Creates all variables before a step is traced, since TensorFlow would trace it twice."""
+
+    def make_train_function(self, force=False):
+        """Builds the step function. Called by Keras."""
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+        self._build_metrics()
+        super().make_train_function(force)
+
+    def make_test_function(self, force=False):
+        """Builds the evaluation function. Called by Keras."""
+        self._build_metrics()
+        super().make_test_function(force)
+
+    def _build_metrics(self):
+        with self.distribute_strategy.scope():
+            build_ahead(self._compile_metrics, [*self.exit_names, "ensemble"], self.num_classes)
