@@ -40,7 +40,8 @@ BUILDING_FLAGS = ("stem", "num_classes", "at")
 def main(argv):
     """Prints what the word asks for."""
     if argv[1:] != list(WORDS):
-        raise app.UsageError(f"give one word of {', '.join(WORDS)}. Received: {argv[1:]}")
+        print(f"error: give one word of {', '.join(WORDS)}. Received: {argv[1:]}", file=sys.stderr)
+        sys.exit(1)
     try:
         show_costs()
     except (ValueError, TypeError, OSError) as error:
@@ -51,10 +52,15 @@ def main(argv):
 def show_costs():
     """Counts and prints the costs of the network of the flags."""
     is_name = FLAGS.network in sd_keras.models.MODELS
-    if not is_name and not pathlib.Path(FLAGS.network).exists():
+    is_file = FLAGS.network.endswith(".keras") or pathlib.Path(FLAGS.network).exists()
+    if not is_name and not is_file:
         raise ValueError(
             f"`network` must be a .keras file or one of {', '.join(sd_keras.models.MODELS)}. "
             f"Received: network={FLAGS.network!r}"
+        )
+    if FLAGS.output and not pathlib.Path(FLAGS.output).parent.is_dir():
+        raise ValueError(
+            f"`output` must be in a folder that exists. Received: output={FLAGS.output!r}"
         )
     given = [name for name in BUILDING_FLAGS if FLAGS[name].present]
     if given and not is_name:

@@ -74,6 +74,8 @@ WRONG_ARGUMENTS = {
     ("costs", "--network=resnet8", "--input_shape=2,2,3"): "`input_shape` must be at least 4",
     ("costs", "--network=alexnet", "--stem=cifar"): "`stem` must be 'imagenet'",
     ("costs", "--network=resnet8", "--at=stage_7"): "'stage_7' is none",
+    ("costs", "--network=none.keras"): "`network` does not exist",
+    ("costs", "--network=resnet8", "--output=none/a.json"): "`output` must be in a folder that",
     ("costs", f"--network={ROOT}"): "`network` is no file",
     ("costs", f"--network={__file__}", "--at=2"): "`at` must not be given for a file",
     ("costs", f"--network={__file__}"): "`network` must be a whole .keras file",

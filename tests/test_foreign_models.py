@@ -575,7 +575,7 @@ def test_a_number_of_exits_takes_as_many_places():
     assert taps(attach_exits(backbone, 5, at=4)) == ["conv_2", "conv_3", "conv_4"]
     assert taps(attach_exits(backbone, 5, at=5)) == ["conv_1", "conv_2", "conv_3", "conv_4"]
     for at in (6, [0.9, 0.95]):
-        with pytest.raises(ValueError, match=r"`at`.*cut at 4, after.*Received: at="):
+        with pytest.raises(ValueError, match=r"`at`.*cut at 4 places, after.*Received: at="):
             attach_exits(backbone, 5, at=at)
 
 

@@ -84,7 +84,7 @@ def build(name, input_shape=None, stem=None, **kwargs):
         input_shape: `(height, width, channels)`; None for the network's own, which is
             (32, 32, 3), for AlexNet (227, 227, 3).
         stem: `"cifar"` or `"imagenet"`; None for the network's own, which is `"cifar"`, for
-            AlexNet `"imagenet"`. ResNet-18 … 152 and VGG have both.
+            AlexNet `"imagenet"`. ResNet, ResNeXt and VGG have both.
         **kwargs: passed to the builder (`mean`, `std`).
 
     Raises:

@@ -40,7 +40,7 @@ def check_input(input_shape, smallest, stem, stems=("cifar",)):
     if min(shape[:2]) < smallest:
         raise ValueError(
             f"`input_shape` must be at least {smallest} high and wide for this network with the "
-            f"{stem!r} stem. Received: input_shape={input_shape!r}"
+            f"{stem!r} stem, (height, width, channels). Received: input_shape={input_shape!r}"
         )
 
 

@@ -71,14 +71,7 @@ def body_of(backbone, at, input_shape=None):
     Raises:
         ValueError: naming `backbone`, `at` or `input_shape`.
     """
-    model = graph.as_functional(backbone)
-    if model is None or len(model.inputs) != 1 or not isinstance(model.output, keras.KerasTensor):
-        raise ValueError(
-            "`backbone` must be a functional keras.Model, or a built Sequential one, without a "
-            "`call` of its own, with one input, that ends in one feature map. Received: backbone "
-            f"of type {type(backbone).__name__} with inputs {getattr(model, 'inputs', None)} and "
-            f"output {getattr(model, 'output', None)}"
-        )
+    model = _with_one_end(backbone)
     (shape,) = graph.known_shapes(model, input_shape, "backbone")
     pyramid = _pyramid(backbone, model)
     opens = _opener(model, at)
@@ -92,12 +85,28 @@ def body_of(backbone, at, input_shape=None):
         raise ValueError(
             f"`backbone` must take images {shape}, and all the layers in which exits may stand "
             "must pass on tensors only. Received: "
-            f"backbone {model.name!r}, input_shape={input_shape!r}, at={at!r}; {error}"
+            f"backbone {model.name!r}, input_shape={input_shape!r}, at={at!r}; "
+            # Keras prints some of its messages in bold.
+            + re.sub("\x1b\\[\\d*m", "", str(error))
         ) from error
     pyramid = tuple(tensors[id(tensor)] for tensor in pyramid)
     output = tensors[id(model.output)]
     _check_names(graph.operations_before(output), model)
     return _checked(Body(keras.Model(image, output, name=model.name), pyramid))
+
+
+def _with_one_end(backbone):
+    """Returns the functional model of a backbone, with one input and one output."""
+    model = graph.as_functional(backbone)
+    if model is None or len(model.inputs) != 1 or not isinstance(model.output, keras.KerasTensor):
+        raise ValueError(
+            "`backbone` must be a functional keras.Model, or a Sequential one built by "
+            "model.build((None, height, width, channels)), without a `call` of its own, with one "
+            "input, that ends in one feature map. Received: backbone "
+            f"of type {type(backbone).__name__} with inputs {getattr(model, 'inputs', None)} and "
+            f"output {getattr(model, 'output', None)}"
+        )
+    return model
 
 
 def _check_names(operations, model):
@@ -177,7 +186,7 @@ def _checked(body):
             "`backbone` must end in one feature map (n, height, width, channels), in tokens "
             "(n, tokens, width) or in hidden Dense layers with activation, without pooling and "
             "classifier: for instance include_top=False, or "
-            "keras.Model(model.input, model.get_layer(NAME).output). "
+            "keras.Model(model.inputs, model.get_layer(NAME).output). "
             f"Received: backbone with output of shape {shape}"
         )
     return body

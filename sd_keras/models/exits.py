@@ -25,7 +25,7 @@ def attach_exits(
     """Makes a multi-exit classifier out of a backbone, whose layers it shares.
 
     Behind each cut point stand a bottleneck, pooling and a classifier (Be Your Own Teacher,
-    section 3.1, figure 2); the deepest exit is the plain network. More: `docs/networks.md`.
+    section 3.1, figure 2); the deepest exit is the plain network.
 
     Args:
         backbone: functional or built Sequential model that ends in one feature map, in
@@ -38,7 +38,7 @@ def attach_exits(
         bottleneck: the kind of bottleneck; `"scala"` is the only one.
         input_shape: size of the image, for a backbone that takes any.
         pooling: `"average"`, or `"token"` for the first token alone.
-        freeze: train the exits only; `backbone.trainable = True` undoes it.
+        freeze: freeze the backbone itself, till `backbone.trainable = True`; train the exits.
 
     Returns:
         A functional model to a dict with `exit_1 … exit_C` (logits `(n, num_classes)`,

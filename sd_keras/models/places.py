@@ -124,10 +124,10 @@ def _by_share(body, shares, at):
     enough = len(places) >= len(shares)
     found = [places[index].tensor for index in _nearest(costs, shares, apart)] if enough else []
     if len({id(tensor) for tensor in found}) < len(shares):
+        most = f"at most {len(places) + 1} exits" if apart else "shares nearest to different places"
         raise ValueError(
-            f"`at` must name as many places as the backbone has: it can be cut at "
-            f"{len(places)}, after these shares of its cost: "
-            f"{[round(cost, 3) for cost in costs]}. "
+            f"`at` must ask for {most}: the backbone can be cut at {len(places)} places, after "
+            f"these shares of its cost: {[round(cost, 3) for cost in costs]}. "
             f"Received: at={at!r}; layers with a feature map: {_shown(choices(body))}"
         )
     return found
