@@ -36,15 +36,16 @@ def labels():
     return np.random.default_rng(2).integers(0, 4, 32).astype("int32")
 
 
-def tiny_network(num_classes=4, at=None, **kwargs):
+def tiny_network(num_classes=4, at=None, widths=(4, 8), **kwargs):
     """A two-stage network with two exits, built in a moment."""
-    backbone = sd_keras.models.resnet((8, 8, 1), "cifar", (1, 1), (4, 8), **kwargs)
+    backbone = sd_keras.models.resnet((8, 8, 1), "cifar", (1, 1), widths, **kwargs)
     return sd_keras.attach_exits(backbone, num_classes, at=at)
 
 
-def tiny_model(method=None, distortion=None, at=None, compile_with=None, **kwargs):
+def tiny_model(method=None, distortion=None, at=None, compile_with=None, widths=(4, 8), **kwargs):
     """A compiled SelfDistillModel of the tiny network."""
-    model = sd_keras.SelfDistillModel(tiny_network(at=at), method, distortion, **kwargs)
+    network = tiny_network(at=at, widths=widths)
+    model = sd_keras.SelfDistillModel(network, method, distortion, **kwargs)
     settings = {"optimizer": sd_keras.optimizers.SGD(0.05), "metrics": ["accuracy"]}
     model.compile(**settings | (compile_with or {}))
     return model

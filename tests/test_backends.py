@@ -47,9 +47,7 @@ def test_same_losses_from_the_same_weights(backend, tensorflow_run):
     got = train(backend, folder)
     assert got["history"].keys() == expected["history"].keys()
     for name, values in expected["history"].items():
-        # Two classes that all but tie may change places: one of the 48 images at most.
-        atol = 1.01 / 48 if name.endswith("accuracy") else 1e-4
-        np.testing.assert_allclose(got["history"][name], values, rtol=1e-4, atol=atol, err_msg=name)
+        np.testing.assert_allclose(got["history"][name], values, rtol=1e-4, atol=1e-4, err_msg=name)
     for name, logits in expected["logits"].items():
         np.testing.assert_allclose(got["logits"][name], logits, atol=1e-3)
     check_own(got)
