@@ -10,13 +10,15 @@ import zipfile
 import keras
 import numpy as np
 
+from sd_keras import distribute
+
 
 class Checkpoint(keras.callbacks.Callback):
     """Saves the whole model after every epoch and keeps the last few.
 
     Each file is written aside and renamed, so a run that is killed leaves whole files only.
     A restored `SelfDistillModel` goes on as if it had not stopped: weights, optimizer,
-    schedules and random draws are in the file.
+    schedules and random draws are in the file. Of several workers only the chief writes.
 
     Args:
         folder: where the files `epoch_00001.keras`, … go; created if missing.
@@ -32,6 +34,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._refuse_diverged(epoch, logs or {})
+        if not distribute.is_chief(getattr(self.model, "distribute_strategy", None)):
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / f"epoch_{epoch + 1:05d}.keras", self.model.save)
         for _, old in _files(self.folder)[: -self.keep]:

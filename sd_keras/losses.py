@@ -8,6 +8,8 @@ batches. Teachers and targets are detached: the gradient with respect to them is
 import keras
 from keras import ops
 
+from sd_keras import replicas
+
 TEMPERATURE_SCALINGS = ("none", "T", "T2")
 
 
@@ -98,8 +100,8 @@ def hint(target_features, features):
 def mean_discrepancy(features_a, features_b):
     """MMD with a linear kernel, ‖mean_n h(x_a) − mean_n h(x_b)‖²₂ (DDGSD eq. 4).
 
-    The batch means come first, so the order of the examples within a view does not matter.
-    Neither side is detached.
+    The batch means come first, so the order of the examples within a view does not matter;
+    under a `tf.distribute` strategy the batch is the global one. Neither side is detached.
 
     Args:
         features_a, features_b: `(n, d)`.
@@ -107,5 +109,5 @@ def mean_discrepancy(features_a, features_b):
     Returns:
         A scalar.
     """
-    difference = ops.mean(_float(features_a) - _float(features_b), axis=0)
+    difference = replicas.batch_mean(_float(features_a) - _float(features_b))
     return ops.sum(ops.square(difference))

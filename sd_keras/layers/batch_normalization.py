@@ -2,6 +2,8 @@
 
 import keras
 
+from sd_keras import replicas
+
 
 @keras.saving.register_keras_serializable(package="sd_keras")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -70,6 +72,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         shape = tf.shape(inputs)
         count = tf.cast(shape[0] * shape[1] * shape[2], variance.dtype)
         variance = variance * (tf.maximum(count - 1.0, 1.0) / count)
+        # Under a strategy the replicas' moving statistics must stay one.
+        mean, variance = replicas.mean([mean, variance])
         keep = self.momentum
         self.moving_mean.assign(moving_mean * keep + mean * (1.0 - keep))
         self.moving_variance.assign(moving_variance * keep + variance * (1.0 - keep))

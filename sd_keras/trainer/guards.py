@@ -47,7 +47,7 @@ def guarded(step_function, model, training):
             raise ValueError(range_message(low, high, model.num_classes))
         if diverged:
             terms = [n for n in model.term_names if n in logs and not math.isfinite(float(logs[n]))]
-            raise NonFiniteLossError(int(model.step.value), terms)
+            raise NonFiniteLossError(int(model.step.numpy()), terms)
         return result
 
     return checked

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sd_keras import losses
+from sd_keras import losses, replicas
 
 LOW, HIGH = "_label_low", "_label_high"
 # Losses of Keras that want probabilities and have no `from_logits`.
@@ -107,7 +107,8 @@ class LabelRange(keras.metrics.Metric):
             self.high.assign(ops.maximum(self.high, ops.max(values)))
 
     def result(self):
-        return {LOW: ops.convert_to_tensor(self.low), HIGH: ops.convert_to_tensor(self.high)}
+        ends = replicas.smallest(ops.stack([ops.add(self.low, 0.0), ops.negative(self.high)]))
+        return {LOW: ends[0], HIGH: -ends[1]}
 
 
 def resolve_loss(loss):

@@ -3,12 +3,13 @@
 import keras
 from keras import ops
 
-from sd_keras import methods
+from sd_keras import methods, replicas
 from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import checks, labels
 from sd_keras.trainer.guards import guarded
 from sd_keras.trainer.metrics import give_to_each, in_form
+from sd_keras.trainer.saved_state import SavedState
 from sd_keras.trainer.views import draw, policy_of
 
 if keras.config.backend() == "jax":
@@ -27,7 +28,7 @@ class _PerExample(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
-class SelfDistillModel(BackendTrainer, keras.Model):
+class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
     """Trains a multi-exit network by self-distillation with the ordinary `fit`.
 
     Each training step draws the method's views of the batch on the device, runs the network
@@ -139,7 +140,10 @@ class SelfDistillModel(BackendTrainer, keras.Model):
             shown = len(views) // objective.num_views
             total += objective.weight * self._track(tracker, values, sample_weight, shown)
         loss = self._reduce(targets, total)
-        return sum((ops.sum(ops.cast(extra, loss.dtype)) for extra in self.losses), loss)
+        if training:
+            loss = replicas.share_of_mean(total, loss)
+        extras = (ops.cast(extra, loss.dtype) for extra in self.losses)
+        return sum((self._aggregate_additional_loss(extra) for extra in extras), loss)
 
     def _track(self, tracker, values, sample_weight, views):
         """Weights the values by example and shows their mean per view as a metric."""
@@ -210,31 +214,6 @@ class SelfDistillModel(BackendTrainer, keras.Model):
     def export(self, *args, **kwargs):
         """Not for this model: what is exported is its network."""
         raise ValueError("export the network: sd_keras.export.saved_model(model.network, path)")
-
-    def _random_states(self):
-        """States of all random generators; Keras's files leave them out."""
-        weights = {id(weight) for weight in self.weights}
-        return [variable for variable in self.variables if id(variable) not in weights]
-
-    def save_own_variables(self, store):
-        """Saves the step and the random states. Called by Keras."""
-        store["step"] = self.step.numpy()
-        for index, state in enumerate(self._random_states()):
-            store[f"random_state_{index}"] = state.numpy()
-
-    def load_own_variables(self, store):
-        """Restores the step and the random states. Called by Keras."""
-        self.step.assign(store["step"])
-        states = self._random_states()
-        keys = list(store.keys())
-        saved = sum(key.startswith("random_state_") for key in keys)
-        if saved != len(states):
-            raise ValueError(
-                f"the file holds {saved} random states where the model has {len(states)}: "
-                "it was saved with another distortion or other Dropout layers"
-            )
-        for index, state in enumerate(states):
-            state.assign(store[f"random_state_{index}"])
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

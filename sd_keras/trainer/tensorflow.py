@@ -1,14 +1,16 @@
 """The training and evaluation step on TensorFlow, where a step is traced before it runs."""
 
-from sd_keras.trainer import stateful
+from sd_keras.trainer import distributed, stateful
 from sd_keras.trainer.metrics import build_ahead
 
 
-class BackendTrainer(stateful.BackendTrainer):
+class BackendTrainer(distributed.DistributedFit, stateful.BackendTrainer):
     """Creates all variables before a step is traced, since TensorFlow would trace it twice."""
 
     def make_train_function(self, force=False):
         """Builds the step function. Called by Keras."""
+        distributed.check_setup(self)
+        distributed.draw_by_replica(self)
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)

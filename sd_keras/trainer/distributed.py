@@ -1,0 +1,189 @@
+"""`fit`, `evaluate` and `predict` under a `tf.distribute` strategy.
+
+Keras 3.15's own step functions fail under MultiWorkerMirroredStrategy: they average the logs,
+which are scalars, over an axis, and learn the shapes of the data by reducing a first batch.
+"""
+
+import keras
+import tensorflow as tf
+
+from sd_keras import replicas
+
+# Settings of Keras's optimizers that go wrong under a strategy, and why.
+REFUSED_BY_OPTIMIZER = {
+    "clipnorm": "it would clip each replica's gradient before they are added up",
+    "global_clipnorm": "it would clip each replica's gradient before they are added up",
+    "clipvalue": "it would clip each replica's gradient before they are added up",
+    "gradient_accumulation_steps": "Keras cannot accumulate under a strategy",
+    "ema_overwrite_frequency": "Keras cannot overwrite weights under a strategy; overwrite at the "
+    "end by use_ema alone",
+}
+
+
+class DistributedFit:
+    """Mixin in front of `keras.Model`; without a strategy everything is Keras's own."""
+
+    def fit(self, x=None, *args, shuffle=True, **kwargs):
+        """As `keras.Model.fit`; refuses arrays that each worker would shuffle on its own."""
+        is_array = not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
+        if is_array and shuffle and _is_multi_worker(self.distribute_strategy):
+            raise ValueError(
+                "`shuffle` must be False for arrays under MultiWorkerMirroredStrategy: each worker "
+                "would shuffle on its own and train on images that others have too. Shuffle in a "
+                "tf.data.Dataset, with one seed. Received: shuffle=True"
+            )
+        return super().fit(x, *args, shuffle=shuffle, **kwargs)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Learns the shapes from the data's specification instead of from a drawn batch."""
+        if self._distribute_strategy is None:
+            return
+        if data_batch is None:
+            specification = iterator._distributed_dataset.element_spec
+            data_batch = tf.nest.map_structure(_symbolic, specification)
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
+    def _make_function(self, step):
+        if self._distribute_strategy is None:
+            return super()._make_function(step)
+        return _step_function(self, step)
+
+    def _get_metrics_result_or_logs(self, logs):
+        """Returns the metrics over all replicas in place of the mean of each one's own."""
+        if self._distribute_strategy is None:
+            return super()._get_metrics_result_or_logs(logs)
+        results = self.get_metrics_result()
+        return {name: results.get(name, value) for name, value in logs.items()}
+
+
+def check_setup(model):
+    """Refuses what would fail or go wrong under the strategy that a model was made in.
+
+    Raises:
+        ValueError: naming `jit_compile`, an argument of the optimizer, or `network`.
+    """
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync < 2 and not _is_multi_worker(strategy):
+        return
+    name = type(strategy).__name__
+    if model.jit_compile:
+        raise ValueError(
+            f"`jit_compile` must be False in `compile` under {name}: XLA cannot compile a step "
+            "of several replicas. Received: jit_compile=True or, where XLA can be used, 'auto'"
+        )
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    for argument, reason in REFUSED_BY_OPTIMIZER.items():
+        value = getattr(optimizer, argument, None)
+        if value:
+            raise ValueError(
+                f"`{argument}` must be None under {name}: {reason}. Received: {argument}={value}"
+            )
+    for layer in model._flatten_layers():
+        stock = type(layer) is keras.layers.BatchNormalization
+        if stock and layer.trainable and not layer.synchronized:
+            raise ValueError(
+                f"`network` must have synchronised BatchNormalization under {name}, because Keras "
+                "would let the moving statistics of the replicas drift apart: "
+                "sd_keras.distribute.synchronize(network). "
+                f"Received: layer {layer.name!r} with synchronized=False"
+            )
+
+
+def draw_by_replica(model):
+    """Gives each replica draws of its own; Keras's generators give all the same.
+
+    Where there is one replica the draws stay as they are.
+    """
+    for layer in model._flatten_layers():
+        for generator in layer._seed_generators:
+            # On the object: layers hand the generator itself to keras.random.
+            generator.next = _OfReplica(generator)
+
+
+class _OfReplica:
+    """A generator's `next`, mixed with the number of the replica."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def __call__(self, ordered=True):
+        seed = type(self.generator).next(self.generator, ordered=ordered)
+        replica = replicas.context()
+        if replica is None:
+            return seed
+        number = tf.cast(replica.replica_id_in_sync_group, seed.dtype)
+        return seed + tf.stack([number * 1_000_003, tf.zeros_like(number)])
+
+
+def _symbolic(specification):
+    """Returns the symbolic tensor of what one replica gets."""
+    one = getattr(specification, "_value_specs", [specification])[0]
+    return keras.KerasTensor(one.shape, one.dtype.name)
+
+
+def _is_multi_worker(strategy):
+    multi = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return multi and strategy.extended._in_multi_worker_mode()
+
+
+def _step_function(model, step):
+    """Builds the function that Keras calls with an iterator for each execution."""
+    strategy = model.distribute_strategy
+
+    @tf.autograph.experimental.do_not_convert
+    def run(batches):
+        for data in batches:
+            logs = strategy.run(step, args=(data,))
+        return tf.nest.map_structure(lambda v: strategy.reduce("MEAN", v, axis=None), logs)
+
+    traced = {}
+
+    def run_traced(batches):
+        # Workers that get different numbers of examples would trace again at different steps,
+        # and each trace numbers its collectives anew: hence one trace for all batch sizes.
+        signature = tf.nest.map_structure(_of_any_size, batches)
+        key = repr(signature)
+        if key not in traced:
+            traced[key] = tf.function(run, input_signature=[signature])
+        return traced[key](batches)
+
+    def function(iterator):
+        batches = []
+        # Outside the traced function, so that nothing of a step runs when the data end; and
+        # unrolled, because Keras's loop over several steps fails under strategies.
+        for _ in range(model.steps_per_execution):
+            try:
+                batches.append(next(iterator))
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if not batches:
+                    raise
+                break
+            _refuse_empty(strategy, batches[-1])
+        return run(batches) if model.run_eagerly else run_traced(batches)
+
+    return function
+
+
+def _of_any_size(value):
+    """Returns the specification of a tensor, or one a replica, whose batch size is open."""
+    if isinstance(value, tf.distribute.DistributedValues):
+        parts = value._type_spec._value_specs
+        return type(value._type_spec)(*(_open_batch(part) for part in parts))
+    return _open_batch(tf.type_spec_from_value(value))
+
+
+def _open_batch(specification):
+    return tf.TensorSpec([None, *specification.shape[1:]], specification.dtype)
+
+
+def _refuse_empty(strategy, data):
+    """Refuses a batch that leaves a replica without examples, which kernels crash on."""
+    first = tf.nest.flatten(data)[0]
+    sizes = [int(tf.shape(part)[0]) for part in strategy.experimental_local_results(first)]
+    if 0 in sizes:
+        raise ValueError(
+            "`x` must give every replica an example of each batch: choose another batch size or "
+            "drop the remainder. Received: a batch whose examples are divided into "
+            f"{sizes} over this worker's replicas"
+        )

@@ -1,0 +1,164 @@
+"""Trains a tiny network under a strategy and writes what came of it; one process a worker.
+
+    python tests/distributed_run.py STRATEGY DEVICES OUTPUT.npz CASE
+
+STRATEGY is a name of `sd_keras.distribute`; with DEVICES 2 the CPU counts as two. The workers
+of "multi_worker" are told by TF_CONFIG. CASE is one of "same", where ready-made views and
+synchronised normalisation make all strategies come to the same, "refused", "options" and "drawn".
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from conftest import tiny_network
+
+import sd_keras
+from sd_keras import distribute, methods
+from sd_keras.distortions import CropFlip
+
+
+def images_and_labels(count=44):
+    """Two views of each; with batches of 16 the last has 12."""
+    generator = np.random.default_rng(0)
+    views = tuple(generator.integers(0, 256, (count, 8, 8, 1)).astype("uint8") for _ in range(2))
+    return views, generator.integers(0, 4, count).astype("int32")
+
+
+def batches(*arrays, size=16):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(size)
+
+
+def model_of(method=None, distortion=None, synchronized=True, optimizer=None, **compile_with):
+    keras.utils.set_random_seed(0)
+    both = methods.be_your_own_teacher() + methods.data_distortion(mmd_weight=0.1)
+    network = tiny_network(at=None if method is None else [])
+    if synchronized:
+        distribute.synchronize(network)
+    model = sd_keras.SelfDistillModel(network, method or both, distortion)
+    optimizer = optimizer or sd_keras.optimizers.SGD(0.05, weight_decay=1e-3)
+    model.compile(optimizer, **{"metrics": ["accuracy"], "jit_compile": False} | compile_with)
+    return model
+
+
+def check_shuffled_arrays(model, views, labels):
+    """Each worker would shuffle them on its own."""
+    try:
+        model.fit(views, labels)
+    except ValueError as error:
+        assert "`shuffle` must be False for arrays" in str(error)
+    else:
+        raise AssertionError("shuffled arrays were accepted")
+
+
+def same():
+    """Everything that a fit, an evaluation and a prediction come to, by name."""
+    model = model_of()
+    views, labels = images_and_labels()
+    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        check_shuffled_arrays(model, views, labels)
+    held = batches(views[0], labels)
+    options = {"validation_data": held, "shuffle": False, "verbose": 0}
+    found = {"history": model.fit(batches(views, labels), epochs=2, **options).history}
+    found["evaluate"] = model.evaluate(held, return_dict=True, verbose=0)
+    found["predict"] = model.predict(held, verbose=0)
+    variables = [*model.variables, *model.optimizer.variables]
+    found["variable"] = {f"{i} {v.path}": v.numpy() for i, v in enumerate(variables)}
+    return {f"{k} {name}".replace("/", "|"): v for k, d in found.items() for name, v in d.items()}
+
+
+def message(data=None, **kwargs):
+    """The error of a plain fit."""
+    (images, _), labels = images_and_labels()
+    data = data or (images, labels)
+    model = model_of(methods.baseline(), metrics=None, **kwargs)
+    try:
+        model.fit(batches(*data), shuffle=False, verbose=0)
+    except (ValueError, ArithmeticError) as error:
+        return str(error)
+    return "nothing"
+
+
+def refused():
+    """What is said about each thing that would fail or go wrong, by name."""
+    optimizer = sd_keras.optimizers.SGD
+    found = {
+        name: message(optimizer=optimizer(0.1, **{name: value}))
+        for name, value in (
+            ("clipnorm", 1.0),
+            ("global_clipnorm", 1.0),
+            ("clipvalue", 1.0),
+            ("gradient_accumulation_steps", 2),
+        )
+    }
+    ema = optimizer(0.1, use_ema=True, ema_overwrite_frequency=2)
+    found["ema_overwrite_frequency"] = message(optimizer=ema)
+    found["jit_compile"] = message(jit_compile=True)
+    (images, _), labels = images_and_labels()
+    found["empty"] = message((images[:33], labels[:33]))
+    found["labels"] = message((images, np.where(np.arange(44) == 15, 7, labels)))
+    found["nan"] = message((images + np.float32("inf"), labels))
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3)(image)
+    foreign = keras.Model(image, keras.layers.BatchNormalization()(x))
+    model = sd_keras.SelfDistillModel(sd_keras.attach_exits(foreign, 4, at=[]))
+    model.compile("sgd", jit_compile=False)
+    try:
+        model.fit(batches(images, labels), verbose=0)
+    except ValueError as error:
+        found["synchronized"] = str(error)
+    return found
+
+
+def options():
+    """Losses of one epoch and of an evaluation under options, by name."""
+    views, labels = images_and_labels(48)
+    found = {}
+
+    def losses(name, **kwargs):
+        model = model_of(**kwargs)
+        history = model.fit(batches(views, labels), shuffle=False, verbose=0).history
+        found[name] = np.array(
+            [history["loss"][0], model.evaluate(batches(views[0], labels), verbose=0)[0]]
+        )
+        return model
+
+    losses("steps_1")
+    losses("steps_3", steps_per_execution=3)
+    ema = sd_keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5, weight_decay=1e-3)
+    losses("ema", optimizer=ema)
+    for policy in ("mixed_bfloat16", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        losses(policy)
+    keras.config.set_dtype_policy("float32")
+    return found
+
+
+def drawn():
+    """What the replicas draw and keep after an epoch with a distortion and plain normalisation."""
+    views, labels = images_and_labels(48)
+    found = {}
+    model = model_of(methods.data_distortion(), CropFlip(1, seed=0), synchronized=False)
+    model.fit(batches(views[0], labels), shuffle=False, verbose=0)
+    strategy = tf.distribute.get_strategy()
+    moving = model.network.get_layer("stem_norm").moving_variance.value
+    found["moving"] = np.stack([v.numpy() for v in strategy.experimental_local_results(moving)])
+    generator = model.distortion.seed_generator
+    draws = strategy.run(lambda: keras.random.uniform((2,), seed=generator))
+    found["replica_draws"] = np.stack(
+        [d.numpy() for d in strategy.experimental_local_results(draws)]
+    )
+    return found
+
+
+if __name__ == "__main__":
+    name, devices, output, case = sys.argv[1:]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    single = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [single] * int(devices))
+    strategy = distribute.strategy(name)
+    with strategy.scope():
+        found = {"same": same, "refused": refused, "options": options, "drawn": drawn}[case]()
+    if distribute.is_chief(strategy):
+        np.savez(output, **found)
