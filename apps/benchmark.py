@@ -14,6 +14,7 @@ One part or several, as words or by --what:
     distortion  CropFlip against Keras's own layers, and its share of a plain step
     losses      the objectives and their gradient, as a share of the step they belong to
     build       building a network with its exits, and cutting it, against the plain one
+    input       images per second of the ImageNet input pipeline against decoding alone
     import      the seconds that `import sd_keras` adds to `import keras`
     all         all of these; the torch part is left out where PyTorch is not installed
 
@@ -41,7 +42,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-PARTS = ("steps", "torch", "precision", "distortion", "losses", "build", "import")
+PARTS = ("steps", "torch", "precision", "distortion", "losses", "build", "input", "import")
 PRECISIONS = ("float32", "mixed_bfloat16")
 PACKAGES = ("keras", "tensorflow", "numpy", "torch")
 IMPORT_RUNS = 5
@@ -92,7 +93,7 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part in ("torch", "build"):
+    if part in ("torch", "build", "input"):
         module = importlib.import_module(f"benchmark_{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)

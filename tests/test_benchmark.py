@@ -56,6 +56,7 @@ def test_every_figure_is_positive_and_stands_beside_its_bar(measured):
         "distortion": 2,
         "losses": 1,
         "build": 2,
+        "input": 6,
         "import": 1,
     }
     for figure in report["figures"]:
@@ -100,7 +101,7 @@ def test_the_torch_part_alone_names_what_to_install():
 
 UNKNOWN_PARTS = [("speed",), ("--what=steps,speed",), ()]
 CHOICES = dict.fromkeys(
-    UNKNOWN_PARTS, "steps, torch, precision, distortion, losses, build, import, all"
+    UNKNOWN_PARTS, "steps, torch, precision, distortion, losses, build, input, import, all"
 )
 CHOICES[("steps", "--precision=float8")] = "float32, mixed_bfloat16"
 CHOICES[("steps", "--model=resnet19")] = "resnet18"

@@ -1,7 +1,8 @@
-"""Image classification data sets as NumPy arrays, and the batches that training reads."""
+"""Image classification data sets as NumPy arrays or as streams, and the batches to train on."""
 
 from sd_keras.data.batches import Batches
 from sd_keras.data.loading import load
 from sd_keras.data.splits import Splits
+from sd_keras.data.stream import Stream, stream
 
-__all__ = ["Batches", "Splits", "load"]
+__all__ = ["Batches", "Splits", "Stream", "load", "stream"]

@@ -32,7 +32,7 @@ def read_tfds(name, data_dir, image_size):
 
     folder = prepared_folder(name, data_dir)
     builder = tfds.builder_from_directory(folder)
-    image_key, label_key = _supervised_keys(name, builder.info)
+    image_key, label_key = supervised_keys(name, builder.info)
     if "train" not in builder.info.splits:
         raise ValueError(
             "`name` must be a data set with a 'train' split, but it has only "
@@ -50,7 +50,7 @@ def read_tfds(name, data_dir, image_size):
     return RawSets(sets["train"], names, sets.get("validation"), sets.get("test"))
 
 
-def _supervised_keys(name, info):
+def supervised_keys(name, info):
     """Returns the keys of the uint8 image and of the class label."""
     import tensorflow_datasets as tfds
 

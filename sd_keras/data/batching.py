@@ -1,0 +1,136 @@
+"""The tf.data pipeline of a `Stream`: places of images in, batches of crops out."""
+
+import numpy as np
+
+from sd_keras.data.crops import crops, draw
+
+# Images that one call decodes, one after the other, while other cores work on other calls.
+# An image that fails is dropped from the call and noticed at its end: catching each image's
+# error by itself took a tenth of decoding.
+LARGEST_CHUNK = 64
+GREY = 128
+
+
+def batches(stream, rows, epoch):
+    """Returns the Dataset of `stream` for image numbers int64 (steps, n), −1 for none.
+
+    `rows` are the last of the epoch's: what comes first has been left out.
+    """
+    import tensorflow as tf
+
+    steps, local = rows.shape
+    chunk = max(k for k in range(1, LARGEST_CHUNK + 1) if local % k == 0)
+    rows = rows.reshape(-1, chunk)
+    positions = _positions(stream, steps, local).reshape(-1, chunk)
+    count = stream.steps_per_epoch * stream.batch_size
+    draws = draw(stream.protocol, stream.size, stream.views, stream.seed, epoch, count)
+    table = (rows, *(column[positions] for column in draws))
+    places = [column[rows] for column in stream.source.places]
+    data = tf.data.Dataset.from_tensor_slices((*table, *places))
+    data = data.map(_chunk_maker(stream), tf.data.AUTOTUNE, deterministic=True)
+    if chunk < local:
+        data = data.batch(local // chunk, drop_remainder=True)
+    data = data.map(_joiner(stream, local, chunk), tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    options.deterministic = True
+    if stream.shard[1] > 1:
+        # This worker's part has been taken already.
+        policy = tf.data.experimental.AutoShardPolicy.OFF
+        options.experimental_distribute.auto_shard_policy = policy
+    return data.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _positions(stream, steps, local):
+    """Returns the places of the images in the whole epoch, of all shards: int64 (steps, n)."""
+    first = stream.steps_per_epoch - steps
+    starts = np.arange(first, stream.steps_per_epoch) * stream.batch_size
+    return starts[:, None] + stream.shard[0] * local + np.arange(local)
+
+
+def _chunk_maker(stream):
+    """Returns the function from a chunk's numbers, draws and places to its crops."""
+    import tensorflow as tf
+
+    def chunk(numbers, *columns):
+        size = numbers.shape[0]
+        found, labels, views = _usable(stream, "jpeg", (tf.range(size), numbers, *columns))
+        filled = tf.cond(
+            tf.size(found) == size,
+            lambda: (views, labels, tf.ones([size])),
+            lambda: _filled(stream, (numbers, *columns), found, labels, views),
+        )
+        return (*filled, numbers)
+
+    return chunk
+
+
+def _usable(stream, form, columns):
+    """Returns slots, labels and views of the images that could be read and are of a form.
+
+    Each is a tensor of the images that are left, in their order.
+
+    Args:
+        stream: the `Stream`.
+        form: see `crops`.
+        columns: slots, numbers, draws and places, one row per image.
+    """
+    import tensorflow as tf
+
+    def image(slot, number, places, flips, *where):
+        there = tf.raw_ops.Assert(condition=number >= 0, data=[number])
+        with tf.control_dependencies([there]):
+            content, label = stream.source.read(*(tf.identity(value) for value in where))
+        crop = (stream.protocol, stream.size, places, flips, stream.max_pixels)
+        return slot, label, crops(content, form, *crop)
+
+    good = tf.data.Dataset.from_tensor_slices(columns).map(image)
+    good = good.ignore_errors(log_warning=False).batch(LARGEST_CHUNK)
+    empty = tf.nest.map_structure(
+        lambda spec: tf.zeros([0, *spec.shape[1:]], spec.dtype), good.element_spec
+    )
+    # The second data set is reached only where the first has no image at all.
+    good = good.concatenate(tf.data.Dataset.from_tensors(empty)).take(1)
+    return good.get_single_element()
+
+
+def _filled(stream, columns, found, labels, views):
+    """Returns views, labels and weights of a chunk in which not all images were JPEGs.
+
+    The others are tried in other forms; where that fails, too, they are noted and grey.
+    """
+    import tensorflow as tf
+
+    size = columns[0].shape[0]
+    rest = tf.sets.difference(tf.range(size)[None], found[None]).values
+    others = _usable(stream, "other", (rest, *(tf.gather(column, rest) for column in columns)))
+    found, labels, *views = (
+        tf.concat(parts, 0) for parts in zip((found, labels, *views), tf.nest.flatten(others))
+    )
+    slots = found[:, None]
+    weights = tf.scatter_nd(slots, tf.ones_like(found, "float32"), [size])
+    missing = tf.boolean_mask(columns[0], (weights == 0) & (columns[0] >= 0))
+    problem = tf.numpy_function(stream.bad_images.add, [missing], "string")
+    with tf.control_dependencies([tf.debugging.Assert(problem == b"", [problem])]):
+        grey = tf.fill([size, stream.size, stream.size, 3], np.uint8(GREY))
+    views = tuple(tf.tensor_scatter_nd_update(grey, slots, view) for view in views)
+    return views, tf.scatter_nd(slots, labels, [size]), weights
+
+
+def _joiner(stream, local, chunk):
+    """Returns the function that joins the chunks of a batch, and cuts off where images end."""
+    import tensorflow as tf
+
+    lead = 1 if chunk == local else 2
+
+    def joined(*chunks):
+        views, labels, weights, numbers = tf.nest.map_structure(
+            lambda value: tf.reshape(value, [local, *value.shape[lead:]]), chunks
+        )
+        if not stream.is_training and stream.shard[1] == 1:
+            count = tf.reduce_sum(tf.cast(numbers >= 0, "int32"))
+            views, labels, weights = tf.nest.map_structure(
+                lambda value: value[:count], (views, labels, weights)
+            )
+        return views if stream.views == 2 else views[0], labels, weights
+
+    return joined
