@@ -86,7 +86,7 @@ def test_what_goes_wrong_under_a_strategy_is_refused(tmp_path):
     finish([start("mirrored", 2, tmp_path / "found.npz", "refused")])
     found = dict(np.load(tmp_path / "found.npz"))
     expected = {
-        "jit_compile": "`jit_compile` must be False",
+        "jit_compile": "`jit_compile` must be 'auto' or False",
         "clipnorm": "`clipnorm` must be None under MirroredStrategy",
         "global_clipnorm": "`global_clipnorm` must be None",
         "clipvalue": "`clipvalue` must be None",

@@ -69,8 +69,8 @@ def check_setup(model):
     name = type(strategy).__name__
     if model.jit_compile:
         raise ValueError(
-            f"`jit_compile` must be False in `compile` under {name}: XLA cannot compile a step "
-            "of several replicas. Received: jit_compile=True or, where XLA can be used, 'auto'"
+            f"`jit_compile` must be 'auto' or False under {name}: XLA cannot compile a step "
+            "of several replicas. Received: jit_compile=True"
         )
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     for argument, reason in REFUSED_BY_OPTIMIZER.items():
@@ -91,10 +91,9 @@ def check_setup(model):
 
 
 def draw_by_replica(model):
-    """Gives each replica draws of its own; Keras's generators give all the same.
-
-    Where there is one replica the draws stay as they are.
-    """
+    """Gives each of several replicas draws of its own; Keras's generators give all the same."""
+    if model.distribute_strategy.num_replicas_in_sync < 2:
+        return
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
             # On the object: layers hand the generator itself to keras.random.
@@ -130,6 +129,8 @@ def _is_multi_worker(strategy):
 def _step_function(model, step):
     """Builds the function that Keras calls with an iterator for each execution."""
     strategy = model.distribute_strategy
+    if model.jit_compile:  # of one replica: see `check_setup`
+        step = tf.function(step, jit_compile=True, reduce_retracing=True)
 
     @tf.autograph.experimental.do_not_convert
     def run(batches):
