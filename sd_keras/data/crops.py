@@ -73,9 +73,10 @@ def crops(content, form, protocol, size, places, flips, max_pixels):
         shape = _shape_in_header(content)
     pixels = tf.reduce_prod(tf.cast(shape, "int64"))
     # The bare operation: `tf.debugging.Assert` puts it into a branch, which takes longer.
-    enough = tf.raw_ops.Assert(condition=pixels <= max_pixels, data=[shape])
-    with tf.control_dependencies([enough]):
-        shape = tf.identity(shape)
+    # A form that the header does not tell has no pixels, and is not decoded either.
+    fits = (pixels > 0) & (pixels <= max_pixels)
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=fits, data=[shape])]):
+        shape, content = tf.identity(shape), tf.identity(content)
     decode = functools.partial(_decode_jpeg if form == "jpeg" else _decode_other, content)
     make = _resized_crops if protocol == "random_resized_crop" else _paper_crops
     images = make(decode, shape, size, tf.unstack(places), protocol)

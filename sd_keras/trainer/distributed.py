@@ -72,9 +72,14 @@ def check_setup(model):
             f"`jit_compile` must be 'auto' or False under {name}: XLA cannot compile a step "
             "of several replicas. Received: jit_compile=True"
         )
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"`optimizer` must not scale the loss under {name}, because Keras asks the first "
+            "replica only whether gradients overflowed: use mixed_bfloat16 in place of "
+            "mixed_float16. Received: optimizer of type LossScaleOptimizer"
+        )
     for argument, reason in REFUSED_BY_OPTIMIZER.items():
-        value = getattr(optimizer, argument, None)
+        value = getattr(model.optimizer, argument, None)
         if value:
             raise ValueError(
                 f"`{argument}` must be None under {name}: {reason}. Received: {argument}={value}"
