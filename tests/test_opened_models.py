@@ -181,6 +181,8 @@ class Noisy(layers.Layer):
         x = self.inside(inputs)
         if self.kind == "dropout":
             return self.drop(x, training=training)
+        if self.kind == "sum":  # Keras names it anew each time
+            return x + self.drop(x, training=training)
         if not training:
             return x
         return self.drop(x, training=True) if self.kind == "branch" else self.noise(x)
@@ -189,14 +191,14 @@ class Noisy(layers.Layer):
         return keras.random.dropout(x, 0.5, seed=self.seed_generator)
 
 
-@pytest.mark.parametrize("kind", ["dropout", "branch", "noise"])
+@pytest.mark.parametrize("kind", ["dropout", "sum", "branch", "noise"])
 @pytest.mark.parametrize("at", [["inside"], None, [0.5]])
 def test_dropout_stays_at_work(kind, at):
     """Opened where the graph can tell; else closed, and refused where opening is asked for."""
     image = keras.Input((8, 8, 3))
     x = layers.MaxPooling2D(2, name="shrink")(Noisy(kind, name="noisy")(image))
     backbone = keras.Model(image, layers.Conv2D(4, 3, name="last")(x))
-    if at == ["inside"] and kind != "dropout":
+    if at == ["inside"] and kind in ("branch", "noise"):
         with pytest.raises(ValueError, match="`at` must name no layer inside.*'noisy' of type"):
             attach_exits(backbone, 5, at=at)
         return
