@@ -49,9 +49,9 @@ class Batches(keras.utils.PyDataset):
         self, images, labels, batch_size, seed=None, initial_epoch=0, drop_remainder=False
     ):
         super().__init__()
-        _check_whole("batch_size", batch_size, 1)
+        check_whole("batch_size", batch_size, 1)
         if seed is not None:
-            _check_whole("seed", seed, 0)
+            check_whole("seed", seed, 0)
         if len(images) != len(labels) or len(images) == 0:
             raise ValueError(
                 "`images` and `labels` must have the same length of at least 1. "
@@ -68,7 +68,7 @@ class Batches(keras.utils.PyDataset):
         self.seed = seed
         self.drop_remainder = bool(drop_remainder)
         self._told_of_an_end = False
-        _check_whole("initial_epoch", initial_epoch, 0)
+        check_whole("initial_epoch", initial_epoch, 0)
         self.set_epoch(initial_epoch)
 
     def set_epoch(self, epoch):
@@ -76,7 +76,7 @@ class Batches(keras.utils.PyDataset):
 
         Call it between epochs only, for instance where a callback restores a training.
         """
-        _check_whole("epoch", epoch, 0)
+        check_whole("epoch", epoch, 0)
         self.epoch = int(epoch)
         self._order = None
         if self.seed is not None:
@@ -139,7 +139,7 @@ class Batches(keras.utils.PyDataset):
         self._delivered = set()
 
 
-def _check_whole(name, value, smallest):
+def check_whole(name, value, smallest):
     """Raises ValueError where `value` is no whole number of at least `smallest`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < smallest:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sd_keras.data.bad_images import BadImages
+from sd_keras.data.batches import check_whole
 from sd_keras.data.encoded import Source, open_source
 from sd_keras.data.stream_checks import (
     check_batches,
     check_crops,
     check_enough,
     check_limit,
-    check_whole,
 )
 
 

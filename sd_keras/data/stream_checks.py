@@ -2,16 +2,8 @@
 
 import numbers
 
+from sd_keras.data.batches import check_whole
 from sd_keras.data.crops import PAPER_SIZE, PROTOCOLS
-
-
-def check_whole(name, value, smallest):
-    """Raises ValueError where `value` is no whole number of at least `smallest`."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < smallest:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {smallest}. Received: {name}={value!r}"
-        )
 
 
 def check_crops(protocol, size, views, max_pixels):
