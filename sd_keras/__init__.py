@@ -10,16 +10,26 @@ from sd_keras import (
     layers,
     losses,
     methods,
+    mixing,
     models,
     objectives,
     optimizers,
     schedules,
 )
+from sd_keras.backup import Backup
 from sd_keras.models import attach_exits, exit_names, submodel
-from sd_keras.trainer import NonFiniteLossError, SelfDistillModel
+from sd_keras.trainer import (
+    DivergenceError,
+    LossBlowUpError,
+    NonFiniteLossError,
+    SelfDistillModel,
+)
 from sd_keras.version import __version__
 
 __all__ = [
+    "Backup",
+    "DivergenceError",
+    "LossBlowUpError",
     "NonFiniteLossError",
     "SelfDistillModel",
     "__version__",
@@ -34,6 +44,7 @@ __all__ = [
     "layers",
     "losses",
     "methods",
+    "mixing",
     "models",
     "objectives",
     "optimizers",

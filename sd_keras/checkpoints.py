@@ -64,9 +64,20 @@ def write_whole(path, write):
     aside = path.with_name(f".writing_{path.name}")
     try:
         write(aside)
+        _to_disk(aside)
         os.replace(aside, path)
+        _to_disk(path.parent)  # the new name
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _to_disk(path):
+    """Waits until a file or a folder would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path, content):

@@ -77,6 +77,12 @@ def is_chief(strategy):
     return resolver.task_type == first and resolver.task_id == 0
 
 
+def is_multi_worker(strategy):
+    """Tells whether several processes train together."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    return resolver is not None and getattr(strategy.extended, "_in_multi_worker_mode", bool)()
+
+
 def synchronize(network):
     """Makes every BatchNormalization of a network take its statistics of the global batch.
 

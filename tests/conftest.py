@@ -36,9 +36,9 @@ def labels():
     return np.random.default_rng(2).integers(0, 4, 32).astype("int32")
 
 
-def tiny_network(num_classes=4, at=None, widths=(4, 8), **kwargs):
+def tiny_network(num_classes=4, at=None, widths=(4, 8), input_shape=(8, 8, 1), **kwargs):
     """A two-stage network with two exits, built in a moment."""
-    backbone = sd_keras.models.resnet((8, 8, 1), "cifar", (1, 1), widths, **kwargs)
+    backbone = sd_keras.models.resnet(input_shape, "cifar", (1, 1), widths, **kwargs)
     return sd_keras.attach_exits(backbone, num_classes, at=at)
 
 
@@ -49,6 +49,20 @@ def tiny_model(method=None, distortion=None, at=None, compile_with=None, widths=
     settings = {"optimizer": sd_keras.optimizers.SGD(0.05), "metrics": ["accuracy"]}
     model.compile(**settings | (compile_with or {}))
     return model
+
+
+def image_folder(root, **counts):
+    """Writes small JPEG files of 4 classes, so many a split; returns the name for `stream`."""
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    for split, count in counts.items():
+        for index in range(count):
+            pixels = generator.integers(0, 256, (4, 5, 3)).astype("uint8").repeat(5, 0).repeat(5, 1)
+            path = root / split / f"class{index % 4}" / f"{index:03}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tf.io.encode_jpeg(pixels).numpy())
+    return f"folder:{root}"
 
 
 def answers_of(app, commands):

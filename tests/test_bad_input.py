@@ -125,8 +125,8 @@ def test_two_views_needed_one_given(images, labels):
         model.fit(images, labels, verbose=0)
     with pytest.raises(ValueError, match=r"`x` must hold 2 views.* Received: 3 views"):
         model.fit((images, images, images), labels, verbose=0)
-    with pytest.raises(ValueError, match=r"`distortion` must be None"):
-        tiny_model(methods.data_distortion(), CropFlip(1)).fit((images, images), labels, verbose=0)
+    with pytest.raises(ValueError, match=r"`mixing` must be a sd_keras.mixing.Mix"):
+        tiny_model(mixing=0.2)
 
 
 @pytest.mark.parametrize(

@@ -224,13 +224,66 @@ def test_ready_made_views_equal_drawn_ones(images, labels):
 
 def test_the_two_views_are_different_draws(images, labels):
     model = tiny_model(methods.data_distortion(), CropFlip(2), at=[])
-    drawn = model.begin_step(images)
+    drawn, _ = model.begin_step(images, labels, None)
     assert len(drawn) == 2
     assert not np.array_equal(drawn[0], drawn[1])
     same = tiny_model(methods.data_distortion(), lambda x: x, at=[])
     history = same.fit(images, labels, verbose=0).history
     assert history["view_kl"][0] == 0
     assert history["view_mmd"][0] == 0
+
+
+def test_ready_made_views_are_distorted_further(images, labels):
+    model = tiny_model(methods.data_distortion(), lambda x: 255 - x, at=[])
+    views, _ = model.begin_step((images, images[::-1]), labels, None)
+    np.testing.assert_array_equal(views[0], 255 - images)
+    np.testing.assert_array_equal(views[1], 255 - images[::-1])
+
+
+class Halves:
+    """Mixes every image with the one before it, half and half."""
+
+    def mix(self, views, labels, num_classes, sample_weight):
+        views = tuple(0.5 * ops.cast(v, "float32") for v in views)
+        labels = ops.one_hot(labels, num_classes) / 2
+        both = [v + ops.roll(v, 1, axis=0) for v in (*views, labels)]
+        return tuple(both[:-1]), both[-1]
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_mixed_images_and_labels_are_learnt_from(images, labels, ready):
+    """Before the views are drawn, ready-made views with the same partner."""
+    method = methods.get(BOTH)
+    distortion = None if ready else (lambda x: x)
+    model = tiny_model(method, distortion, at=None)
+    model.mixing = Halves()
+    x = (images, images[::-1].copy()) if ready else images
+    views, mixed = model.begin_step(x, labels, None)
+    assert len(views) == 2
+    one_hot = np.eye(4)[labels]
+    np.testing.assert_allclose(mixed.soft, (one_hot + np.roll(one_hot, 1, 0)) / 2)
+    halves = (images.astype("float32") + np.roll(images, 1, 0)) / 2
+    np.testing.assert_array_equal(views[0], halves)
+    expected = float(model.compute_loss(views, mixed, model(views, training=True)))
+    history = model.fit(x, labels, batch_size=32, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(history["loss"][0], expected, rtol=1e-5)
+    wrong = np.where(np.arange(32) == 3, 7, labels)
+    model.position.begin_epoch(0)
+    step = model.train_function
+    with pytest.raises(ValueError, match=r"`y` must hold class numbers 0…3.* y from 0 to 7"):
+        step(iter([(x, wrong)] * 2))
+
+
+def test_mixing_is_saved_with_the_model_and_goes_on(images, labels, tmp_path):
+    mixing = sd_keras.mixing.Mix(0.2, 1.0, seed=3)
+    model = tiny_model(methods.get(BOTH), CropFlip(1, seed=1), mixing=mixing)
+    model.fit(images, labels, batch_size=8, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.mixing.get_config() == mixing.get_config()
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    first, second = (m.fit(images, labels, **options).history for m in (model, loaded))
+    assert first == second
 
 
 def test_keras_layers_serve_as_distortions(images, labels):

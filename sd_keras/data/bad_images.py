@@ -50,10 +50,12 @@ class BadImages:
             if len(self._found) <= self.limit:
                 return b""
             count, names = len(self._found), list(self._names)
+        images = "image" if count == 1 else "images"
+        others = " and others" if count > len(names) else ""
         return (
             f"`max_bad_images` allows {self.limit} of the {self._total} images to be unreadable, "
-            f"cut off, of an unknown format or too large. Received: {count} such images so far, "
-            f"among them {', '.join(names)}"
+            f"cut off, of an unknown format or too large. Received: {count} such {images} so far: "
+            f"{', '.join(names)}{others}"
         ).encode()
 
     def __repr__(self):

@@ -11,40 +11,64 @@ LARGEST_CHUNK = 64
 GREY = 128
 
 
-def batches(stream, rows, epoch):
-    """Returns the Dataset of `stream` for image numbers int64 (steps, n), −1 for none.
+def batches(stream, position, count, parts):
+    """Returns the Dataset of a `Stream` from a place in an epoch to the epoch's end.
 
-    `rows` are the last of the epoch's: what comes first has been left out.
+    Args:
+        stream: the `Stream`.
+        position: function without arguments, called whenever iterating starts; returns the
+            epoch and the number of steps to leave out.
+        count: number of equal parts that a step's images are divided into.
+        parts: a range of them. Each step gives one element per part, in this order.
     """
     import tensorflow as tf
 
-    steps, local = rows.shape
+    local = stream.cells(0, count).shape[-1]
     chunk = max(k for k in range(1, LARGEST_CHUNK + 1) if local % k == 0)
-    rows = rows.reshape(-1, chunk)
-    positions = _positions(stream, steps, local).reshape(-1, chunk)
-    count = stream.steps_per_epoch * stream.batch_size
-    draws = draw(stream.protocol, stream.size, stream.views, stream.seed, epoch, count)
-    table = (rows, *(column[positions] for column in draws))
-    places = [column[rows] for column in stream.source.places]
-    data = tf.data.Dataset.from_tensor_slices((*table, *places))
+    sample = _columns(stream, 0, np.zeros([1, chunk], int), np.zeros([1, chunk], int), 1)
+
+    # The epoch's table is made when iterating starts, so that one Dataset, which `fit` asks
+    # for once, serves all epochs.
+    def table():
+        epoch, skip_steps = position()
+        return _table(stream, epoch, skip_steps, count, parts, chunk)
+
+    def rows(_):
+        columns = tf.numpy_function(table, [], [tf.as_dtype(c.dtype.type) for c in sample])
+        for column, like in zip(columns, sample):
+            column.set_shape([None, *like.shape[1:]])
+        return tf.data.Dataset.from_tensor_slices(tuple(columns))
+
+    data = tf.data.Dataset.from_tensors(0).flat_map(rows)
     data = data.map(_chunk_maker(stream), tf.data.AUTOTUNE, deterministic=True)
     if chunk < local:
         data = data.batch(local // chunk, drop_remainder=True)
     data = data.map(_joiner(stream, local, chunk), tf.data.AUTOTUNE, deterministic=True)
     options = tf.data.Options()
     options.deterministic = True
-    if stream.shard[1] > 1:
+    if count > 1:
         # This worker's part has been taken already.
         policy = tf.data.experimental.AutoShardPolicy.OFF
         options.experimental_distribute.auto_shard_policy = policy
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _positions(stream, steps, local):
-    """Returns the places of the images in the whole epoch, of all shards: int64 (steps, n)."""
-    first = stream.steps_per_epoch - steps
-    starts = np.arange(first, stream.steps_per_epoch) * stream.batch_size
-    return starts[:, None] + stream.shard[0] * local + np.arange(local)
+def _table(stream, epoch, skip_steps, count, parts, chunk):
+    """Returns the columns of what is left of an epoch, one row (chunk, …) per call."""
+    cells = stream.cells(epoch, count)
+    # Draws belong to places in the whole epoch, so that all divisions see the same crops.
+    places = np.arange(cells.size).reshape(cells.shape)
+    numbers, places = (
+        table[skip_steps:, parts.start : parts.stop].reshape(-1, chunk) for table in (cells, places)
+    )
+    return _columns(stream, epoch, numbers, places, cells.size)
+
+
+def _columns(stream, epoch, numbers, places, total):
+    """Returns numbers, draws and places in files of images; `total` draws are made."""
+    draws = draw(stream.protocol, stream.size, stream.views, stream.seed, epoch, total)
+    found = (column[numbers] for column in stream.source.places)
+    return [numbers, *(column[places] for column in draws), *found]
 
 
 def _chunk_maker(stream):
@@ -59,7 +83,7 @@ def _chunk_maker(stream):
             lambda: (views, labels, tf.ones([size])),
             lambda: _filled(stream, (numbers, *columns), found, labels, views),
         )
-        return (*filled, numbers)
+        return filled
 
     return chunk
 
@@ -117,19 +141,24 @@ def _filled(stream, columns, found, labels, views):
 
 
 def _joiner(stream, local, chunk):
-    """Returns the function that joins the chunks of a batch, and cuts off where images end."""
+    """Returns the function that joins the chunks of a batch.
+
+    In evaluation it leaves out what is no image: where images end, and those that are bad.
+    """
     import tensorflow as tf
 
     lead = 1 if chunk == local else 2
 
     def joined(*chunks):
-        views, labels, weights, numbers = tf.nest.map_structure(
+        views, labels, weights = tf.nest.map_structure(
             lambda value: tf.reshape(value, [local, *value.shape[lead:]]), chunks
         )
-        if not stream.is_training and stream.shard[1] == 1:
-            count = tf.reduce_sum(tf.cast(numbers >= 0, "int32"))
+        if not stream.is_training:
+            # Kernels crash on a batch of no image: where all are bad, a grey one stays.
+            kept = tf.concat([[0], tf.where(weights > 0)[:, 0]], 0)
+            kept = kept[tf.cast(tf.reduce_any(weights > 0), "int32") :]
             views, labels, weights = tf.nest.map_structure(
-                lambda value: value[:count], (views, labels, weights)
+                lambda value: tf.gather(value, kept), (views, labels, weights)
             )
         return views if stream.views == 2 else views[0], labels, weights
 

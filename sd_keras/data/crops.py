@@ -6,13 +6,15 @@ whole image and seven tenths 18 %; in others nine tenths saved nothing.
 
 Resizing is bilinear between pixel centres, without antialiasing, as OpenCV resizes by
 default; TensorFlow's antialiased kernel takes longer than the decoder. An image of twice the
-size or more is decoded at 1/2, 1/4 or 1/8 of it instead: the decoder then averages the pixels
-that bilinear sampling would skip, and is faster, too.
+size or more is decoded at 1/2, 1/4 or 1/8 of it instead, whose pixels are means of those that
+bilinear sampling would skip; of a JPEG that is faster, too.
 """
 
 import functools
 
 import numpy as np
+
+from sd_keras.data.decoding import decode_part, shape_in_header, slice_of
 
 # The paper's images have this height and width before they are cropped.
 PAPER_SIZE = 256
@@ -25,7 +27,8 @@ def draw(protocol, size, views, seed, epoch, count):
     """Returns the random numbers of an epoch's crops, one row per place in the epoch.
 
     They are drawn here for all of them, by NumPy: drawn one image at a time by TensorFlow's
-    operations they would take a tenth as long as decoding.
+    operations they would take a tenth as long as decoding. A row depends on neither `views`
+    nor `count`: one view is the first of two.
 
     Args:
         protocol, size, views: as for `crops`.
@@ -40,13 +43,17 @@ def draw(protocol, size, views, seed, epoch, count):
     if protocol == "center":
         corners = np.full((count, views, 2), (PAPER_SIZE - size) // 2, "int32")
         return corners, np.zeros((count, views), bool)
-    # Another generator than that of the order, see `Stream.rows`.
-    generator = np.random.default_rng((seed, epoch, 1))
-    flips = generator.random((count, views), "float32") < 0.5
     if protocol == "paper":
-        highest = PAPER_SIZE - size
-        return generator.integers(0, highest, (count, views, 2), "int32", endpoint=True), flips
-    return generator.integers(0, 2**62, (count, views, 2)), flips
+        highest, kind = PAPER_SIZE - size, "int32"
+    else:
+        highest, kind = 2**62 - 1, "int64"
+    places, flips = [], []
+    for view in range(views):
+        # Other generators than that of the order, see `Stream.cells`.
+        of_places, of_flips = (np.random.default_rng((seed, epoch, k, view)) for k in (1, 2))
+        places.append(of_places.integers(0, highest, (count, 2), kind, endpoint=True))
+        flips.append(of_flips.integers(0, 2, count, bool))
+    return np.stack(places, 1), np.stack(flips, 1)
 
 
 def crops(content, form, protocol, size, places, flips, max_pixels):
@@ -67,17 +74,14 @@ def crops(content, form, protocol, size, places, flips, max_pixels):
     """
     import tensorflow as tf
 
-    if form == "jpeg":
-        shape = tf.image.extract_jpeg_shape(content)[:2]
-    else:
-        shape = _shape_in_header(content)
+    shape = shape_in_header(content, form)
     pixels = tf.reduce_prod(tf.cast(shape, "int64"))
     # The bare operation: `tf.debugging.Assert` puts it into a branch, which takes longer.
     # A form that the header does not tell has no pixels, and is not decoded either.
     fits = (pixels > 0) & (pixels <= max_pixels)
     with tf.control_dependencies([tf.raw_ops.Assert(condition=fits, data=[shape])]):
         shape, content = tf.identity(shape), tf.identity(content)
-    decode = functools.partial(_decode_jpeg if form == "jpeg" else _decode_other, content)
+    decode = functools.partial(decode_part, content, form)
     make = _resized_crops if protocol == "random_resized_crop" else _paper_crops
     images = make(decode, shape, size, tf.unstack(places), protocol)
     if protocol == "center":
@@ -101,7 +105,7 @@ def _paper_crops(decode, shape, size, corners, protocol):
     edges = tf.cast(tf.round(edges * (tf.cast(shape, "float32") / PAPER_SIZE)), "int32")
     start, stop = tf.unstack(edges)
     image = _resize(decode(which, start, stop - start), last - first)
-    return tuple(_slice(image, corner - first, (size, size)) for corner in corners)
+    return tuple(slice_of(image, corner - first, (size, size)) for corner in corners)
 
 
 def _resized_crops(decode, shape, size, seeds, protocol):
@@ -128,7 +132,7 @@ def _resized_crops(decode, shape, size, seeds, protocol):
     start, stop = tf.reduce_min(windows[:, 0], 0), tf.reduce_max(windows[:, 1], 0)
     image = decode(which, start, stop - start)
     return tuple(
-        _resize(_slice(image, first - start, last - first), [size, size])
+        _resize(slice_of(image, first - start, last - first), [size, size])
         for first, last in (tf.unstack(window) for window in tf.unstack(windows))
     )
 
@@ -165,82 +169,3 @@ def _resize(image, shape):
     resized = tf.raw_ops.ResizeBilinear(images=image[None], size=shape, half_pixel_centers=True)
     # A weighted mean of pixels never leaves 0…255, so adding a half rounds without clipping.
     return tf.cast(resized[0] + 0.5, "uint8")
-
-
-def _slice(image, corner, shape):
-    """Returns the rectangle of int32 (height, width) at a corner (top, left)."""
-    import tensorflow as tf
-
-    return tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([shape, [3]], 0))
-
-
-def _decode_jpeg(content, which, start, extent):
-    """Returns a rectangle of the image reduced by 2 ** which, uint8 (height, width, 3)."""
-    import tensorflow as tf
-
-    window = tf.concat([start, extent], 0)
-
-    def at(ratio):
-        # The accurate transform, as in evaluation: the fast one saved a twentieth at most.
-        return tf.image.decode_and_crop_jpeg(
-            content, window, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-        )
-
-    smaller = [functools.partial(at, ratio) for ratio in (2, 4, 8)]
-    return tf.cond(which > 0, lambda: tf.switch_case(which - 1, smaller), lambda: at(1))
-
-
-def _decode_other(content, which, start, extent):
-    """Returns the same of a PNG, BMP or GIF image, of its first frame."""
-    import tensorflow as tf
-
-    image = tf.io.decode_image(content, channels=3, expand_animations=False)
-    is_palette = (tf.strings.substr(content, 0, 2) == b"BM") & (_number(content, 28, 2) == 8)
-    image = tf.cond(is_palette, lambda: _coloured(image, content), lambda: image)
-    step = tf.bitwise.left_shift(1, which)
-    return _slice(image[::step, ::step], start, extent)
-
-
-def _coloured(image, content):
-    """Looks up the colours of an 8-bit BMP, whose palette TensorFlow's decoder leaves out.
-
-    Places of the numbers in the header: see `images.py`, which does it for one file.
-    """
-    import tensorflow as tf
-
-    start = 14 + _number(content, 14, 4)
-    palette = tf.io.decode_raw(
-        tf.strings.substr(content, start, _number(content, 10, 4) - start), "uint8"
-    )
-    palette = tf.reshape(palette[: tf.size(palette) // 4 * 4], [-1, 4])[:256, 2::-1]
-    # 256 entries always, so that an index beyond a short palette is black and not an error.
-    palette = tf.pad(palette, [[0, 256 - tf.shape(palette)[0]], [0, 0]])
-    return tf.gather(palette, tf.cast(image[..., 0], "int32"))
-
-
-def _number(content, start, length, big_endian=False):
-    """Returns a whole number of 2 or 4 bytes in the content, as int32."""
-    import tensorflow as tf
-
-    kind = {2: "uint16", 4: "int32"}[length]
-    text = tf.strings.substr(content, start, length)
-    return tf.cast(tf.io.decode_raw(text, kind, little_endian=not big_endian)[0], "int32")
-
-
-def _shape_in_header(content):
-    """Returns int32 (height, width) of a PNG, BMP or GIF image from its first bytes."""
-    import tensorflow as tf
-
-    def pair(width, height):
-        # In a BMP a negative height says that the rows run from the top.
-        return lambda: tf.stack([tf.abs(height()), width()])
-
-    forms = {
-        b"\x89PNG": pair(
-            lambda: _number(content, 16, 4, True), lambda: _number(content, 20, 4, True)
-        ),
-        b"GIF8": pair(lambda: _number(content, 6, 2), lambda: _number(content, 8, 2)),
-        b"BM": pair(lambda: _number(content, 18, 4), lambda: _number(content, 22, 4)),
-    }
-    cases = [(tf.strings.substr(content, 0, len(key)) == key, f) for key, f in forms.items()]
-    return tf.case(cases, default=lambda: tf.zeros([2], "int32"))

@@ -1,25 +1,14 @@
-"""The encoded images of a data set that TensorFlow Datasets prepared, each by its place.
-
-A TFRecord file is a chain: 8 bytes of length, 4 of checksum, the record, 4 of checksum
-(tensorflow/core/lib/io/record_writer.h). Its records have no table, so the lengths are
-walked once when a split is opened.
-"""
+"""The encoded images of a data set that TensorFlow Datasets prepared, each by its place."""
 
 import os
-import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from sd_keras.data.encoded import Source
+from sd_keras.data.record_index import record_offsets
 from sd_keras.data.tfds_files import missing_files, prepared_folder
 from sd_keras.data.tfds_sets import supervised_keys
-
-# What surrounds the bytes of one record: length and its checksum, checksum of the bytes.
-HEADER, FOOTER = 12, 4
-# Files are walked by threads that mostly wait for the disk.
-WALKERS = 32
 
 
 def open_records(name, split, data_dir):
@@ -46,7 +35,7 @@ def open_records(name, split, data_dir):
         )
     parts = _parts(info, split)
     paths = [str(part.filename) for part in parts]
-    offsets = _walked(paths, name, data_dir)
+    offsets = _offsets(paths, name, data_dir)
     places = _places(parts, offsets, name)
     read = _reader(paths, info.features, image_key, label_key)
     _check_labels(read, places, name, split)
@@ -59,11 +48,10 @@ def open_records(name, split, data_dir):
     return Source(tuple(info.features[label_key].names), places, read, describe)
 
 
-def _walked(paths, name, data_dir):
-    """Returns the offsets of each file's records."""
+def _offsets(paths, name, data_dir):
+    """Returns `record_offsets`, or raises that the data set is not prepared."""
     try:
-        with ThreadPoolExecutor(WALKERS) as threads:
-            return list(threads.map(_offsets, paths))
+        return record_offsets(paths)
     except FileNotFoundError as error:
         raise missing_files(name, data_dir, Path(error.filename)) from error
 
@@ -80,28 +68,6 @@ def _parts(info, split):
     if not parts:
         raise ValueError(f"`split` must hold at least one image. Received: split={split!r}")
     return parts
-
-
-def _offsets(path):
-    """Returns where the records of a file begin, and, last, where the file ends: int64."""
-    found, offset = [], 0
-    with open(path, "rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):
-            # Read-ahead would read the whole file for its few headers.
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        size = os.fstat(file.fileno()).st_size
-        while offset < size:
-            found.append(offset)
-            file.seek(offset)
-            header = file.read(8)
-            if len(header) == 8:
-                offset += HEADER + struct.unpack("<Q", header)[0] + FOOTER
-            if len(header) < 8 or offset > size:
-                raise OSError(
-                    f"The file {path!r} of the data set ends within a record; prepare the data "
-                    f"set again. Received: file of {size} bytes"
-                )
-    return np.array([*found, size], "int64")
 
 
 def _places(parts, offsets, name):

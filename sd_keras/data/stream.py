@@ -45,7 +45,7 @@ def stream(
     check_limit(max_bad_images)
     source = open_source(name, split, data_dir)
     total = source.num_examples
-    check_enough(batch_size, total, protocol)
+    check_enough(batch_size, total, protocol, shard[1])
     limit = math.ceil(max_bad_images * total) if max_bad_images < 1 else int(max_bad_images)
     bad_images = BadImages(limit, total, source.describe)
     row = (batch_size, size, protocol, views, seed, max_pixels, tuple(shard))
@@ -56,9 +56,12 @@ def stream(
 class Stream:
     """The batches of one split, made by `stream`.
 
-    An image that cannot be used is replaced by a grey one of label 0 and sample weight 0. Were
-    it left out, all later images would move up: steps would no longer stand for the same
-    images, a resumed run could not skip by counting, and the last batch would fall short.
+    `SelfDistillModel.fit` takes a Stream as its data: every epoch has its own order, and each
+    replica of a strategy reads its own part of each batch.
+
+    In training an image that cannot be used is replaced by a grey one of label 0 and sample
+    weight 0. Were it left out, all later images would move up: steps would no longer stand for
+    the same images, and a resumed run could not skip by counting. Evaluation leaves it out.
 
     Arguments of `stream`:
         name: "folder:PATH", image files PATH/CLASS/*.jpg (jpeg, png, bmp, gif) or
@@ -79,7 +82,8 @@ class Stream:
         max_bad_images: images that may be bad before iterating stops with an error: a number
             of them, or, below 1, a share of the split.
         max_pixels: an image of more, by its header, is bad and is not decoded.
-        shard: (index, count): of each batch, the index-th of count equal parts.
+        shard: (index, count): of each batch, the index-th of count equal parts; for loops of
+            one's own, since `fit` divides batches itself.
 
     Attributes:
         source: where the images lie.
@@ -129,9 +133,8 @@ class Stream:
         Its elements are (images, labels, sample weights): images uint8 (n, size, size, 3),
         or a pair of such tensors for two views; labels int32 (n,); weights float32 (n,), 0
         for an image that could not be used and 1 otherwise. n is the batch size over the
-        number of shards; it is less in the last batch of an evaluation without shards. With
-        shards, that batch is filled up with grey images of weight 0, so that all workers
-        make the same number of steps.
+        number of shards. In evaluation it can be less: in the last batch, or with shards in
+        any, as the images are spread evenly over all.
 
         Args:
             epoch: counted from 0; another order and other crops in each.
@@ -142,6 +145,8 @@ class Stream:
             ValueError: `epoch` below 0, or `skip_steps` not of 0…steps_per_epoch.
         """
         # Imported here: opening a folder must not need TensorFlow.
+        import tensorflow as tf
+
         from sd_keras.data.batching import batches
 
         check_whole("epoch", epoch, 0)
@@ -151,17 +156,29 @@ class Stream:
                 f"`skip_steps` must be at most the steps of an epoch, {self.steps_per_epoch}. "
                 f"Received: skip_steps={skip_steps}"
             )
-        return batches(self, self.rows(epoch)[skip_steps:], epoch)
+        index, count = self.shard
+        data = batches(self, lambda: (epoch, skip_steps), count, range(index, index + 1))
+        return data.apply(
+            tf.data.experimental.assert_cardinality(self.steps_per_epoch - skip_steps)
+        )
 
     def rows(self, epoch=0):
         """Returns which image stands where in an epoch: int64 (steps, n) of this shard.
 
-        Where the last batch of an evaluation is not full, the number is −1.
+        Where a batch of an evaluation is not full, the number is −1.
         """
-        order = np.arange(self.num_examples)
-        if self.is_training:
-            order = np.random.default_rng((self.seed, epoch)).permutation(order)
-        places = self.steps_per_epoch * self.batch_size
-        order = np.pad(order[:places], (0, max(0, places - len(order))), constant_values=-1)
         index, count = self.shard
-        return order.reshape(self.steps_per_epoch, count, -1)[:, index]
+        return self.cells(epoch, count)[:, index]
+
+    def cells(self, epoch, count):
+        """Returns the images of an epoch, divided: int64 (steps, count, n), −1 for none."""
+        steps, total = self.steps_per_epoch, self.num_examples
+        if self.is_training:
+            order = np.random.default_rng((self.seed, epoch)).permutation(total)
+            return order[: steps * self.batch_size].reshape(steps, count, -1)
+        if count == 1:
+            starts = np.minimum(np.arange(steps + 1) * self.batch_size, total)
+        else:
+            starts = np.arange(steps * count + 1) * total // (steps * count)
+        places = starts[:-1, None] + np.arange(np.diff(starts).max())
+        return np.where(places < starts[1:, None], places, -1).reshape(steps, count, -1)

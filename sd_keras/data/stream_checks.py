@@ -41,11 +41,7 @@ def check_batches(batch_size, shard, seed):
             "`shard` must be a pair (index, count) of integers with 0 <= index < count. "
             f"Received: shard={shard!r}"
         )
-    if batch_size % shard[1]:
-        raise ValueError(
-            f"`batch_size` must be divisible by the number of shards, {shard[1]}. "
-            f"Received: batch_size={batch_size}, shard={shard!r}"
-        )
+    check_divisible(batch_size, shard[1])
 
 
 def check_limit(max_bad_images):
@@ -59,10 +55,25 @@ def check_limit(max_bad_images):
         )
 
 
-def check_enough(batch_size, total, protocol):
-    """Raises ValueError where training would have no whole batch."""
+def check_enough(batch_size, total, protocol, count):
+    """Raises ValueError where training would have no whole batch, or a part no image."""
     if protocol != "center" and batch_size > total:
         raise ValueError(
             f"`batch_size` must be at most the number of images, {total}, as training leaves "
             f"out an incomplete batch. Received: batch_size={batch_size}"
+        )
+    steps = -(-total // batch_size)
+    if count > 1 and steps * count > total:
+        raise ValueError(
+            f"`batch_size` must give each of {count} parts an image of each batch: {steps} "
+            f"batches of {total} images do not. Received: batch_size={batch_size}"
+        )
+
+
+def check_divisible(batch_size, count):
+    """Raises ValueError where a batch cannot be divided into `count` equal parts."""
+    if batch_size % count:
+        raise ValueError(
+            f"`batch_size` must be divisible by the number of shards, {count}. "
+            f"Received: batch_size={batch_size}"
         )

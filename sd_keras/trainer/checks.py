@@ -10,8 +10,8 @@ from sd_keras.objectives import ExitHint
 from sd_keras.trainer import labels
 
 
-def check_parts(network, method, distortion):
-    """Checks that network, method and distortion fit each other."""
+def check_parts(network, method, distortion, mixing=None):
+    """Checks that network, method, distortion and mixing fit each other."""
     names = exit_names(network)
     if not isinstance(method, Method):
         raise ValueError(
@@ -28,6 +28,11 @@ def check_parts(network, method, distortion):
         raise ValueError(
             "`distortion` must be callable on a batch, for instance CropFlip(padding=4). "
             f"Received: distortion={distortion!r}"
+        )
+    if mixing is not None and not callable(getattr(mixing, "mix", None)):
+        raise ValueError(
+            "`mixing` must be a sd_keras.mixing.Mix, for instance Mix(mixup=0.2, cutmix=1.0). "
+            f"Received: mixing={mixing!r}"
         )
     if len(names) > 1 and method.shallow_label_weight is None:
         warnings.warn(
@@ -53,11 +58,6 @@ def check_views(x, method, distortion):
             f"`distortion` must be given, because method {method.name!r} needs "
             f"{method.num_views} views of each image and the data hold one. "
             "Received: distortion=None"
-        )
-    if given is not None and distortion is not None:
-        raise ValueError(
-            "`distortion` must be None when the data hold ready-made views. "
-            f"Received: {given} views and distortion={distortion!r}"
         )
     if given is not None and given != method.num_views:
         raise ValueError(
@@ -104,3 +104,14 @@ def check_arrays(x, y, network, num_classes, arguments=("x", "y")):
                     stacklevel=3,
                 )
     labels.check_array(y, num_classes, arguments[1])
+
+
+def check_stream_arguments(y, arguments):
+    """Checks that nothing is given beside a stream that it holds itself."""
+    own = ("sample_weight", "class_weight", "batch_size", "steps_per_epoch")
+    for name, value in {"y": y, **{name: arguments.get(name) for name in own}}.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` must be left out when `x` is a sd_keras.data.Stream, which brings "
+                f"labels, weights and batches. Received: {name} of type {type(value).__name__}"
+            )

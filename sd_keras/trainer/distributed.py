@@ -6,8 +6,11 @@ which are scalars, over an axis, and learn the shapes of the data by reducing a 
 
 import keras
 import tensorflow as tf
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from sd_keras import replicas
+from sd_keras.distribute import is_multi_worker
+from sd_keras.trainer.distributed_step import step_function
 
 # Settings of Keras's optimizers that go wrong under a strategy, and why.
 REFUSED_BY_OPTIMIZER = {
@@ -25,8 +28,9 @@ class DistributedFit:
 
     def fit(self, x=None, *args, shuffle=True, **kwargs):
         """As `keras.Model.fit`; refuses arrays that each worker would shuffle on its own."""
-        is_array = not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
-        if is_array and shuffle and _is_multi_worker(self.distribute_strategy):
+        streams = (tf.data.Dataset, tf.distribute.DistributedDataset, DataAdapter)
+        is_array = not isinstance(x, streams)
+        if is_array and shuffle and is_multi_worker(self.distribute_strategy):
             raise ValueError(
                 "`shuffle` must be False for arrays under MultiWorkerMirroredStrategy: each worker "
                 "would shuffle on its own and train on images that others have too. Shuffle in a "
@@ -47,7 +51,7 @@ class DistributedFit:
     def _make_function(self, step):
         if self._distribute_strategy is None:
             return super()._make_function(step)
-        return _step_function(self, step)
+        return step_function(self, step)
 
     def _get_metrics_result_or_logs(self, logs):
         """Returns the metrics over all replicas in place of the mean of each one's own."""
@@ -64,7 +68,7 @@ def check_setup(model):
         ValueError: naming `jit_compile`, an argument of the optimizer, or `network`.
     """
     strategy = model.distribute_strategy
-    if strategy.num_replicas_in_sync < 2 and not _is_multi_worker(strategy):
+    if strategy.num_replicas_in_sync < 2 and not is_multi_worker(strategy):
         return
     name = type(strategy).__name__
     if model.jit_compile:
@@ -124,72 +128,3 @@ def _symbolic(specification):
     """Returns the symbolic tensor of what one replica gets."""
     one = getattr(specification, "_value_specs", [specification])[0]
     return keras.KerasTensor(one.shape, one.dtype.name)
-
-
-def _is_multi_worker(strategy):
-    multi = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return multi and strategy.extended._in_multi_worker_mode()
-
-
-def _step_function(model, step):
-    """Builds the function that Keras calls with an iterator for each execution."""
-    strategy = model.distribute_strategy
-    if model.jit_compile:  # of one replica: see `check_setup`
-        step = tf.function(step, jit_compile=True, reduce_retracing=True)
-
-    @tf.autograph.experimental.do_not_convert
-    def run(batches):
-        for data in batches:
-            logs = strategy.run(step, args=(data,))
-        return tf.nest.map_structure(lambda v: strategy.reduce("MEAN", v, axis=None), logs)
-
-    traced = {}
-
-    def run_traced(batches):
-        # Workers that get different numbers of examples would trace again at different steps,
-        # and each trace numbers its collectives anew: hence one trace for all batch sizes.
-        signature = tf.nest.map_structure(_of_any_size, batches)
-        key = repr(signature)
-        if key not in traced:
-            traced[key] = tf.function(run, input_signature=[signature])
-        return traced[key](batches)
-
-    def function(iterator):
-        batches = []
-        # Outside the traced function, so that nothing of a step runs when the data end; and
-        # unrolled, because Keras's loop over several steps fails under strategies.
-        for _ in range(model.steps_per_execution):
-            try:
-                batches.append(next(iterator))
-            except (StopIteration, tf.errors.OutOfRangeError):
-                if not batches:
-                    raise
-                break
-            _refuse_empty(strategy, batches[-1])
-        return run(batches) if model.run_eagerly else run_traced(batches)
-
-    return function
-
-
-def _of_any_size(value):
-    """Returns the specification of a tensor, or one a replica, whose batch size is open."""
-    if isinstance(value, tf.distribute.DistributedValues):
-        parts = value._type_spec._value_specs
-        return type(value._type_spec)(*(_open_batch(part) for part in parts))
-    return _open_batch(tf.type_spec_from_value(value))
-
-
-def _open_batch(specification):
-    return tf.TensorSpec([None, *specification.shape[1:]], specification.dtype)
-
-
-def _refuse_empty(strategy, data):
-    """Refuses a batch that leaves a replica without examples, which kernels crash on."""
-    first = tf.nest.flatten(data)[0]
-    sizes = [int(tf.shape(part)[0]) for part in strategy.experimental_local_results(first)]
-    if 0 in sizes:
-        raise ValueError(
-            "`x` must give every replica an example of each batch: choose another batch size or "
-            "drop the remainder. Received: a batch whose examples are divided into "
-            f"{sizes} over this worker's replicas"
-        )

@@ -1,11 +1,28 @@
-"""What is checked around every step: labels in range, loss finite."""
+"""What is checked around every step: labels in range, loss finite and not blown up."""
 
 import math
 
 from sd_keras.trainer.labels import HIGH, LOW, range_message
 
 
-class NonFiniteLossError(ArithmeticError):
+class DivergenceError(ArithmeticError):
+    """The training loss became useless.
+
+    Attributes:
+        step: the training step, counted from 1 over the model's whole life.
+        what: what happened, and where.
+    """
+
+    def __init__(self, step, what):
+        self.step = step
+        self.what = what
+        super().__init__(
+            f"{what}. A lower learning rate or a warm-up usually helps; the model's weights are "
+            "no longer usable, so go on from a checkpoint."
+        )
+
+
+class NonFiniteLossError(DivergenceError):
     """The training loss became NaN or infinite.
 
     Attributes:
@@ -14,14 +31,24 @@ class NonFiniteLossError(ArithmeticError):
     """
 
     def __init__(self, step, terms):
-        self.step = step
         self.terms = terms
-        super().__init__(
-            f"the loss is not finite at training step {step}; terms that are not: "
-            f"{', '.join(terms) or 'none, only their sum or a regularizer'}. "
-            "A lower learning rate or a warm-up usually helps; the model's weights are no "
-            "longer usable, so go on from a checkpoint."
-        )
+        named = ", ".join(terms) or "none, only their sum or a regularizer"
+        where = f"the loss is not finite at training step {step}"
+        super().__init__(step, f"{where}; terms that are not: {named}")
+
+
+class LossBlowUpError(DivergenceError):
+    """The training loss of a step was above the limit that the user set.
+
+    Attributes:
+        step: the training step, counted from 1 over the model's whole life.
+        loss: of that step, or the mean of those executed together.
+    """
+
+    def __init__(self, step, loss, limit):
+        self.loss = loss
+        where = f"the loss is {loss:.6g} at training step {step}"
+        super().__init__(step, f"{where}, above max_loss={limit:g}")
 
 
 def guarded(step_function, model, training):
@@ -38,16 +65,38 @@ def guarded(step_function, model, training):
             return result
         low, high = float(logs.pop(LOW)), float(logs.pop(HIGH))
         out_of_range = low < 0 or high >= model.num_classes
-        diverged = training and not math.isfinite(float(logs["loss"]))
-        if (out_of_range or diverged) and isinstance(result, tuple):
+        what = _diverged(model, logs) if training else None
+        if (out_of_range or what) and isinstance(result, tuple):
             # On JAX the step has consumed the model's variables; without the new ones it
             # could not be used, nor saved, after the error.
             model.take_back(result[1], training)
         if out_of_range:
             raise ValueError(range_message(low, high, model.num_classes))
-        if diverged:
-            terms = [n for n in model.term_names if n in logs and not math.isfinite(float(logs[n]))]
-            raise NonFiniteLossError(int(model.step.numpy()), terms)
+        if what:
+            error = what(int(model.step.numpy()))
+            if model.position.recover is None or not model.position.recover(error):
+                raise error
+            return _recovered(model, isinstance(result, tuple))
         return result
 
     return checked
+
+
+def _diverged(model, logs):
+    """Returns None, or the function that makes the error of a step out of its number."""
+    loss, limit = float(logs["loss"]), model.position.max_loss
+    if not math.isfinite(loss):
+        terms = [n for n in model.term_names if n in logs and not math.isfinite(float(logs[n]))]
+        return lambda step: NonFiniteLossError(step, terms)
+    if limit is None:
+        return None
+    last = model.position.loss_of(model.steps_per_execution, loss)
+    return (lambda step: LossBlowUpError(step, last, limit)) if last > limit else None
+
+
+def _recovered(model, is_jax):
+    """Returns what a step function returns, of the state that was put back."""
+    logs = {name: float(value) for name, value in model.get_metrics_result().items()}
+    if not is_jax:
+        return logs
+    return logs, model._get_jax_state(*[True] * 4, purge_model_variables=True)

@@ -14,7 +14,7 @@ class BackendTrainer:
         # The draws and the step counter are written inside this scope only; what they
         # wrote is read back and handed on as state.
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            x = self.begin_step(x)
+            x, y = self.begin_step(x, y, sample_weight)
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         state = (trainable, non_trainable, *rest)
         return super().train_step(state, (x, y, sample_weight))

@@ -1,6 +1,7 @@
 """Labels: their checks, and the cross entropy that `compile(loss=…)` may replace."""
 
 import inspect
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,14 +20,25 @@ ON_PROBABILITIES = (
 )
 
 
+class Mixed(NamedTuple):
+    """Labels of mixed images, and those that the data gave."""
+
+    given: object
+    soft: object
+
+
 def standardize(labels, num_classes):
     """Returns class numbers `(n,)` int32 or probabilities `(n, classes)`, by shape.
+
+    Of mixed images the soft ones.
 
     Raises:
         ValueError: if the labels have neither form.
     """
     if labels is None:
         raise ValueError("`y` must hold the labels; self-distillation learns from them too.")
+    if isinstance(labels, Mixed):
+        return labels.soft
     if isinstance(labels, (dict, list, tuple)):
         raise ValueError(
             "`y` must be one array of labels; it serves every exit. "

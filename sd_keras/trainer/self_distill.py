@@ -7,8 +7,9 @@ from sd_keras import methods, replicas
 from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import checks, labels
-from sd_keras.trainer.guards import guarded
+from sd_keras.trainer.fitting import Fitting
 from sd_keras.trainer.metrics import give_to_each, in_form
+from sd_keras.trainer.position import Position
 from sd_keras.trainer.saved_state import SavedState
 from sd_keras.trainer.views import draw, policy_of
 
@@ -28,7 +29,7 @@ class _PerExample(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
-class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
+class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
     """Trains a multi-exit network by self-distillation with the ordinary `fit`.
 
     Each training step draws the method's views of the batch on the device, runs the network
@@ -46,26 +47,29 @@ class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
         method: a `sd_keras.methods.Method`; the plain baseline by default.
         distortion: a callable from a batch of images to distorted ones with a new draw at
             each call: `sd_keras.distortions.CropFlip`, or a Keras preprocessing layer; under
-            JAX a layer, since a plain function would draw once for all steps. None for none,
-            or when the data hold ready-made views, elements `((a, b), y)`.
+            JAX a layer, since a plain function would draw once for all steps. Ready-made
+            views, data of elements `((a, b), y)`, are distorted further. None for none.
+        mixing: None, or a `sd_keras.mixing.Mix`: images and labels of a training batch are
+            mixed before the views are drawn, ready-made views all with the same partner.
         **kwargs: `name`, `dtype` as `keras.Model`.
 
     Data: images as the network takes them, labels `(n,)` or `(n, classes)`, sample_weight
-    `(n,)`; NumPy arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
+    `(n,)`; NumPy arrays, `tf.data.Dataset`, `keras.utils.PyDataset` or a `sd_keras.data.Stream`.
 
     Raises:
         ValueError: if the method does not fit the network or the data.
         NonFiniteLossError: in `fit`, after a step whose loss is NaN or infinite.
     """
 
-    def __init__(self, network, method=None, distortion=None, **kwargs):
+    def __init__(self, network, method=None, distortion=None, mixing=None, **kwargs):
         kwargs.setdefault("dtype", policy_of(network))
         super().__init__(**kwargs)
         self.autocast = False  # raw pixels reach the network in full precision
         self.method = methods.baseline() if method is None else method
-        checks.check_parts(network, self.method, distortion)
+        checks.check_parts(network, self.method, distortion, mixing)
         self.network = network
         self.distortion = distortion
+        self.mixing = mixing
         self.exit_names = exit_names(network)
         self.num_classes = network.output[self.exit_names[-1]].shape[-1]
         trained = self.exit_names
@@ -74,6 +78,7 @@ class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
         self._label_terms = {name: keras.metrics.Mean(f"{name}_loss") for name in trained}
         self._objective_terms = [keras.metrics.Mean(o.name) for o in self.method.objectives]
         self._label_range = labels.LabelRange()
+        self.position = Position()
         # Counted here, because the optimizer's count is out of reach of a loss on JAX.
         self.step = self.add_weight(
             shape=(),
@@ -104,15 +109,22 @@ class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
         split = {name: ops.split(value, len(inputs)) for name, value in outputs.items()}
         return tuple({n: v[index] for n, v in split.items()} for index in range(len(inputs)))
 
-    def begin_step(self, x):
-        """Draws the views of one training batch and advances the step counter."""
+    def begin_step(self, x, y, sample_weight):
+        """Mixes one training batch, draws its views and advances the step counter."""
         self.step.assign(self.step + 1)
         checks.check_views(x, self.method, self.distortion)
-        if isinstance(x, (tuple, list)) or self.distortion is None:
-            return x
-        images = ops.convert_to_tensor(x)
-        checks.check_images(images, self.network)
-        return draw(self.distortion, images, self.method.num_views)
+        views = x if isinstance(x, (tuple, list)) else (x,)
+        views = tuple(ops.convert_to_tensor(view) for view in views)
+        for view in views:
+            checks.check_images(view, self.network)
+        if self.mixing is not None:
+            given = labels.standardize(y, self.num_classes)
+            views, soft = self.mixing.mix(views, given, self.num_classes, sample_weight)
+            y = labels.Mixed(given, soft)
+        x = views if isinstance(x, (tuple, list)) else views[0]
+        if self.distortion is not None:
+            x = draw(self.distortion, x, self.method.num_views)
+        return x, y
 
     def only_exits(self, outputs):
         """Drops the features from the outputs, of several views the first one's."""
@@ -155,7 +167,7 @@ class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates and returns the metrics of a batch. Called by Keras."""
         targets = labels.standardize(y, self.num_classes)
-        self._label_range.update_state(targets)
+        self._label_range.update_state(y.given if isinstance(y, labels.Mixed) else targets)
         if self._compile_metrics is not None:
             predictions = self.only_exits(y_pred)
             predictions["ensemble"] = ensemble_logits(list(predictions.values()))
@@ -183,34 +195,6 @@ class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
             results |= self._compile_metrics.result()
         return results
 
-    def make_train_function(self, force=False):
-        """Builds the step function and the checks around it. Called by Keras."""
-        if self._compile_config.config.get("loss_weights") is not None:
-            raise ValueError("`loss_weights` must be None: the method weights the exits")
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            self.train_function = guarded(self.train_function, self, training=True)
-
-    def make_test_function(self, force=False):
-        """Builds the evaluation function and the checks around it. Called by Keras."""
-        if self.test_function is None or force:
-            super().make_test_function(force)
-            self.test_function = guarded(self.test_function, self, training=False)
-
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
-        """As `keras.Model.fit`; arrays are checked before anything is trained."""
-        checks.check_arrays(x, y, self.network, self.num_classes)
-        if isinstance(validation_data, (tuple, list)):
-            arguments = ("validation_data[0]", "validation_data[1]")
-            held, held_labels, _ = keras.utils.unpack_x_y_sample_weight(tuple(validation_data))
-            checks.check_arrays(held, held_labels, self.network, self.num_classes, arguments)
-        return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.evaluate`; arrays are checked first."""
-        checks.check_arrays(x, y, self.network, self.num_classes)
-        return super().evaluate(x, y, *args, **kwargs)
-
     def export(self, *args, **kwargs):
         """Not for this model: what is exported is its network."""
         raise ValueError("export the network: sd_keras.export.saved_model(model.network, path)")
@@ -218,6 +202,7 @@ class SelfDistillModel(SavedState, BackendTrainer, keras.Model):
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         parts = {"network": self.network, "method": self.method, "distortion": self.distortion}
+        parts["mixing"] = self.mixing
         config = {name: serialize(part) for name, part in parts.items()}
         return {"name": self.name, "dtype": serialize(self.dtype_policy)} | config
 

@@ -12,7 +12,7 @@ class BackendTrainer:
         """One step: views, forward, objectives, update. Called by Keras."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with _after(x):
-            x = self.begin_step(x)
+            x, y = self.begin_step(x, y, sample_weight)
         return super().train_step((x, y, sample_weight))
 
     def predict_step(self, data):

@@ -6,13 +6,17 @@ import keras
 
 
 def draw(distortion, images, num_views):
-    """Returns one distorted batch, or a tuple of `num_views`, each a draw of its own."""
+    """Returns one distorted batch, or a tuple of `num_views`, each a draw of its own.
+
+    Of a tuple of ready-made views each is distorted once.
+    """
     arguments = {}
     if isinstance(distortion, keras.Layer):
         # Some layers distort in training only, and take it that there is none.
         names = inspect.signature(distortion.call).parameters
         arguments = {"training": True} if "training" in names else {}
-    views = tuple(distortion(images, **arguments) for _ in range(num_views))
+    given = images if isinstance(images, tuple) else (images,) * num_views
+    views = tuple(distortion(view, **arguments) for view in given)
     return views if num_views > 1 else views[0]
 
 

@@ -1,0 +1,229 @@
+"""Backups of a run under `fit`, from which it goes on as if it had never stopped."""
+
+import pathlib
+import signal
+import sys
+import threading
+import warnings
+
+import keras
+import numpy as np
+
+from sd_keras import backup_files, distribute, replica_state, run_state
+
+PREEMPTED = 75  # the exit code of sysexits.h for "try again later"
+
+
+class Backup(keras.callbacks.Callback):
+    """Backs up a `SelfDistillModel` under `fit`; the same `fit` called again goes on from there.
+
+        model.fit(train, epochs=90, callbacks=[sd_keras.Backup("runs/r50/backup", 500)])
+
+    A file holds weights, optimizer, moving averages, step, random draws, metrics, and the place
+    in the data. A run that went on is bit-equal to one that was not stopped, if the data are a
+    `sd_keras.data.Stream` (others are equal where each epoch is the same by itself). Files are
+    written aside and renamed; of several workers the chief writes, and all must see the folder.
+    States of other callbacks are not kept.
+
+    SIGTERM, by which machines announce that they will be taken away, makes a backup after the
+    step at hand and ends the process with exit code 75; so it does on all workers if one gets it.
+
+    Args:
+        folder: where the files `epoch_00003_step_000500.npz` go; created if missing.
+        every_steps: steps between backups within an epoch, for a Stream only; None for none.
+            There is one at the end of every epoch, before and after its validation.
+        keep: how many of the newest files stay.
+        on_divergence: `"stop"` raises the `DivergenceError` of the step; `"roll_back"` puts the
+            weights and the optimizer of the last backup in place and goes on with the batches
+            that follow, the learning rate's schedule too.
+        max_loss: a loss of one step above it counts as divergence, as NaN does; None for NaN only.
+        max_roll_backs: of the whole run; the next divergence stops it.
+
+    Raises:
+        ValueError: for arguments out of range; in `fit`, for a folder with backups of another
+            model, or another one on another worker.
+        OSError: in `fit`, if a file cannot be written; the last good ones stay.
+        SystemExit: in `fit`, with code 75 after SIGTERM.
+    """
+
+    def __init__(
+        self,
+        folder,
+        every_steps=None,
+        keep=3,
+        on_divergence="stop",
+        max_loss=None,
+        max_roll_backs=3,
+    ):
+        super().__init__()
+        for name, value in (("every_steps", every_steps), ("keep", keep)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(
+                    f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}"
+                )
+        if on_divergence not in ("stop", "roll_back"):
+            raise ValueError(
+                "`on_divergence` must be 'stop' or 'roll_back'. "
+                f"Received: on_divergence={on_divergence!r}"
+            )
+        if max_loss is not None and not max_loss > 0:
+            raise ValueError(f"`max_loss` must be above 0. Received: max_loss={max_loss!r}")
+        self.folder = pathlib.Path(folder)
+        self.every_steps = every_steps
+        self.keep = keep
+        self.on_divergence = on_divergence
+        self.max_loss = max_loss
+        self.max_roll_backs = max_roll_backs
+        self.roll_backs = 0
+        self._resumed = None
+        self._handler = None
+
+    @property
+    def resumed_at(self):
+        """The epoch and the step from which `fit` went on, or None."""
+        return self._resumed and (self._resumed["epoch"], self._resumed["step"])
+
+    def on_train_begin(self, logs=None):
+        model, self._place = self.model, self.model.position
+        if self.every_steps and not self._place.counts_on:
+            raise ValueError(
+                "`every_steps` must be None unless `fit` is given a sd_keras.data.Stream: other "
+                f"data cannot be read from the middle. Received: every_steps={self.every_steps}"
+            )
+        strategy = getattr(model, "distribute_strategy", None)
+        self._is_chief = distribute.is_chief(strategy)
+        self._is_multi_worker = distribute.is_multi_worker(strategy)
+        self._place.stop_wanted = self._place.stop_agreed = False
+        self._place.max_loss = self.max_loss
+        self._place.recover = self._roll_back if self.on_divergence == "roll_back" else None
+        self._restore()
+        if self._is_chief:
+            backup_files.check_writable(self.folder)
+        if threading.current_thread() is threading.main_thread():
+            self._handler = (signal.signal(signal.SIGTERM, self._ask_to_stop),)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._done = epoch, 0
+        about = self._resumed
+        if about and epoch == about["epoch"] and about["step"]:
+            self._check_steps_per_execution(about["step"])
+            self._done = about["step"]
+            run_state.restore_metrics(self.model, self._arrays)
+            self._place.begin_epoch(epoch, about["step"], about["logs"])
+        self._arrays = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Not `self.model`, which on JAX would bring back the state from the device.
+        done = min(batch + 1, self.params["steps"] or batch + 1)
+        if done <= self._done:
+            return  # made by an earlier process
+        ended = done == self.params["steps"]
+        due = self.every_steps and done // self.every_steps > self._done // self.every_steps
+        self._done = done
+        stop = self._must_stop()
+        if self._place.counts_on and (ended or due or stop):
+            self._save(self._epoch, done, logs)
+        if stop:
+            self._leave()
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._must_stop():  # the training steps of the epoch are saved
+            self._leave()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save(epoch + 1, 0, {})
+        if self._must_stop():
+            self._leave()
+
+    def on_train_end(self, logs=None):
+        self._model._initial_epoch = None
+        self.release()
+
+    def release(self):
+        """Gives SIGTERM back to whoever handled it before. Called by `fit`, also after errors."""
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler[0])
+            self._handler = None
+
+    def _ask_to_stop(self, number, frame):
+        if self._place.stop_wanted:  # asked twice: do not wait for the step
+            self.release()
+            sys.exit(128 + number)
+        self._place.stop_wanted = True
+
+    def _must_stop(self):
+        place = self._place
+        return place.stop_agreed if self._is_multi_worker else place.stop_wanted
+
+    def _leave(self):
+        replica_state.gather(self._model, np.zeros(1, "float32"))  # until the chief has written
+        self.release()
+        sys.exit(PREEMPTED)
+
+    def _restore(self):
+        """Puts the newest readable backup in place, if there is one."""
+        path, self._arrays = backup_files.newest(self.folder, move_damaged=self._is_chief)
+        about = run_state.about(self._arrays) if path else {"epoch": 0, "step": 0}
+        place = np.array([path is not None, about["epoch"], about["step"]], "float32")
+        if (replica_state.gather(self.model, place) != place).any():
+            raise ValueError(
+                "`folder` must be one that all workers see, with the same backups. Received: "
+                f"folder={str(self.folder)!r}, where this worker finds {path or 'none'}"
+            )
+        if path is None:
+            return
+        received = f"folder={str(self.folder)!r} with {path.name}"
+        run_state.check_fits(self.model, self._arrays, "folder", received)
+        if about["step"] and not self._place.counts_on:
+            raise ValueError(
+                "`x` must be a sd_keras.data.Stream to go on in the middle of an epoch, where "
+                f"the newest backup is. Received: {received}"
+            )
+        run_state.restore(self.model, self._arrays)
+        self._resumed, self.roll_backs = about, about["roll_backs"]
+        # Keras's own way for callbacks to say where to begin (its BackupAndRestore uses it).
+        self.model._initial_epoch = about["epoch"]
+
+    def _check_steps_per_execution(self, step):
+        together = self.model.steps_per_execution
+        if step % together and step != self.params["steps"]:
+            raise ValueError(
+                f"`steps_per_execution` must divide {step}, the step of the epoch after which "
+                f"the run was stopped. Received: steps_per_execution={together}"
+            )
+
+    def _save(self, epoch, step, logs):
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        arrays = run_state.snapshot(
+            self.model, epoch=epoch, step=step, logs=logs, roll_backs=self.roll_backs
+        )
+        if not run_state.is_finite(arrays):
+            if self.on_divergence == "roll_back":
+                return  # the loss of the next step will show it
+            raise FloatingPointError(
+                f"weights or metrics are not finite after step {step} of epoch {epoch + 1}, so "
+                f"they are not saved; the last good backup stays in {self.folder}"
+            )
+        if self._is_chief:
+            backup_files.write(self.folder, epoch, step, arrays, self.keep)
+
+    def _roll_back(self, error):
+        """Puts the last backup's weights in place; tells whether it could."""
+        path, arrays = backup_files.newest(self.folder)
+        if path is None or self.roll_backs >= self.max_roll_backs:
+            return False
+        self.roll_backs += 1
+        about = run_state.about(arrays)
+        run_state.restore(self._model, arrays, counters=False)
+        same_epoch = about["epoch"] == self._epoch and about["step"]
+        if same_epoch:
+            run_state.restore_metrics(self._model, arrays)
+        else:
+            self._model.reset_metrics()
+        self._place.count(about["step"], about["logs"].get("loss", 0.0))
+        warnings.warn(
+            f"{error.what}: went on from the weights of {path.name}, "
+            f"with the batches that follow (roll back {self.roll_backs} of {self.max_roll_backs})",
+            stacklevel=2,
+        )
+        return True

@@ -1,0 +1,70 @@
+"""The files of a run's backups: found, read, and kept few."""
+
+import re
+import warnings
+
+from sd_keras import checkpoints, run_state
+
+NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.npz")
+
+
+def write(folder, epoch, step, arrays, keep):
+    """Writes a snapshot taken after a step of an epoch, and removes the oldest files.
+
+    Raises:
+        OSError: saying that the files before are whole.
+    """
+    path = folder / f"epoch_{epoch:05d}_step_{step:06d}.npz"
+    try:
+        run_state.write(path, arrays)
+    except OSError as error:
+        raise OSError(
+            f"the backup {path} could not be written: {error.strerror or error}; "
+            "those before it are whole, and the same command goes on from them"
+        ) from error
+    for _, old in files(folder)[:-keep]:
+        old.unlink()
+
+
+def files(folder):
+    """Returns ((epoch, step), path) of each backup in a folder, oldest first."""
+    matches = [(NAME.fullmatch(path.name), path) for path in folder.glob("*.npz")]
+    return sorted(((int(m[1]), int(m[2])), path) for m, path in matches if m)
+
+
+def newest(folder, move_damaged=False):
+    """Returns path and content of the newest backup that can be read; (None, None) without any.
+
+    Raises:
+        ValueError: if there are backups but none can be read.
+    """
+    found = files(folder)
+    for _, path in reversed(found):
+        try:
+            return path, run_state.read(path)
+        except Exception as error:  # whatever a damaged file makes zipfile and NumPy raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warnings.warn(
+                f"backup {path} cannot be read and is passed over: {reason}", stacklevel=2
+            )
+            if move_damaged:
+                path.rename(path.with_name(f"damaged_{path.name}"))
+    if found:
+        raise ValueError(
+            "`folder` holds no readable backup; delete it to start anew. "
+            f"Received: folder={str(folder)!r} with {[path.name for _, path in found]}"
+        )
+    return None, None
+
+
+def check_writable(folder):
+    """Raises OSError where files could not be written, before hours are spent on them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_whole(folder / "probe", lambda aside: aside.write_bytes(b"probe"))
+        (folder / "probe").unlink()
+    except OSError as error:
+        raise OSError(
+            f"`folder` must be one that can be written: {error.strerror or error}. "
+            f"Received: folder={str(folder)!r}"
+        ) from error

@@ -1,0 +1,115 @@
+"""All that a training step reads and writes, as arrays in one file."""
+
+import json
+
+import keras
+import numpy as np
+
+from sd_keras import replica_state
+from sd_keras.checkpoints import write_whole
+
+
+def variables_of(model):
+    """Returns weights, moving statistics, step, random states and optimizer state."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def snapshot(model, **position):
+    """Copies the state of a model; under several workers all must call it, at one step.
+
+    Args:
+        model: a built and compiled `SelfDistillModel`.
+        **position: what else to keep, of kinds that JSON holds.
+
+    Returns:
+        A dict of arrays by name, for `write` and `restore`. Metrics are there once a replica.
+    """
+    variables = variables_of(model)
+    arrays = {f"variable_{i}": _plain(v) for i, v in enumerate(variables)}
+    metrics = model.metrics_variables
+    for index, values in enumerate(replica_state.own_values(model, metrics)):
+        arrays[f"metric_{index}"] = values
+    kinds = [[v.path, list(v.shape), str(v.dtype)] for v in [*variables, *metrics]]
+    about = position | {"variables": kinds}
+    return arrays | {"about": np.array(json.dumps(about))}
+
+
+def is_finite(arrays):
+    """Tells whether every number of a snapshot is finite."""
+    return all(np.isfinite(v).all() for v in arrays.values() if v.dtype.kind == "f")
+
+
+def write(path, arrays):
+    """Writes a snapshot wholly or not at all."""
+
+    def save(aside):
+        with aside.open("wb") as file:
+            np.savez(file, **arrays)
+
+    write_whole(path, save)
+
+
+def read(path):
+    """Reads a snapshot; raises whatever a damaged file makes NumPy and zipfile raise."""
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}  # checks every part's checksum
+
+
+def about(arrays):
+    """Returns the position that a snapshot was taken with, as a dict."""
+    return json.loads(str(arrays["about"]))
+
+
+def check_fits(model, arrays, argument, received):
+    """Raises ValueError unless a snapshot was taken of a model and optimizer of the same form.
+
+    Args:
+        model: the model that is to go on.
+        arrays: of `read`.
+        argument, received: what the error names.
+    """
+    saved = about(arrays)["variables"]
+    own = [*variables_of(model), *model.metrics_variables]
+    own = [[v.path, list(v.shape), str(v.dtype)] for v in own]
+    # Keras counts names up within a process ("conv2d_1"), so paths only help to read this.
+    differing = [(s, o) for s, o in zip(saved, own) if s[1:] != o[1:]]
+    if len(saved) != len(own) or differing:
+        first = f"; the first that differs is {differing[0]}" if differing else ""
+        raise ValueError(
+            f"`{argument}` must hold the state of this network, method, optimizer and metrics, "
+            f"{len(own)} variables; it holds {len(saved)}{first}. Received: {received}"
+        )
+
+
+def restore(model, arrays, counters=True):
+    """Gives a model the state of a snapshot, but for the metrics.
+
+    Args:
+        model: a model that the snapshot fits.
+        arrays: of `snapshot` or `read`.
+        counters: whether the step and the optimizer's iterations go back, too.
+    """
+    kept = [] if counters else [model.step, model.optimizer.iterations]
+    kept = {id(variable) for variable in kept}
+    with replica_state.scope_of(model):
+        for index, variable in enumerate(variables_of(model)):
+            if id(variable) not in kept:
+                value = arrays[f"variable_{index}"]
+                variable.assign(value.view(variable.dtype) if _is_odd(variable) else value)
+
+
+def restore_metrics(model, arrays):
+    """Gives the metrics their values, where as many replicas go on as were saved."""
+    metrics = model.metrics_variables
+    values = [arrays[f"metric_{index}"] for index in range(len(metrics))]
+    replica_state.assign_own_values(model, metrics, values)
+
+
+def _is_odd(variable):
+    """Tells whether NumPy's files do not know the type of a variable, such as bfloat16."""
+    return keras.backend.standardize_dtype(variable.dtype) == "bfloat16"
+
+
+def _plain(variable):
+    value = np.asarray(keras.ops.convert_to_numpy(variable))
+    return value.view("uint16") if _is_odd(variable) else np.array(value)

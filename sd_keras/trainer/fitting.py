@@ -1,0 +1,69 @@
+"""What surrounds Keras's `fit`, `evaluate` and `predict`: checks, streams, resuming."""
+
+import keras
+
+from sd_keras.trainer import checks
+from sd_keras.trainer.guards import guarded
+from sd_keras.trainer.position import Follow, skipping
+from sd_keras.trainer.streams import as_data, is_stream
+
+
+class Fitting:
+    """Mixin in front of `keras.Model`."""
+
+    def make_train_function(self, force=False):
+        """Builds the step function and the checks around it. Called by Keras."""
+        if self._compile_config.config.get("loss_weights") is not None:
+            raise ValueError("`loss_weights` must be None: the method weights the exits")
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = skipping(guarded(self.train_function, self, True), self)
+
+    def make_test_function(self, force=False):
+        """Builds the evaluation function and the checks around it. Called by Keras."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = guarded(self.test_function, self, training=False)
+
+    def fit(self, x=None, y=None, *args, validation_data=None, callbacks=None, **kwargs):
+        """As `keras.Model.fit`; takes a `sd_keras.data.Stream`, too, and checks arrays first.
+
+        With a `sd_keras.Backup` among the callbacks it goes on where a run stopped.
+        """
+        checks.check_arrays(x, y, self.network, self.num_classes)
+        if isinstance(validation_data, (tuple, list)):
+            arguments = ("validation_data[0]", "validation_data[1]")
+            held, held_labels, _ = keras.utils.unpack_x_y_sample_weight(tuple(validation_data))
+            checks.check_arrays(held, held_labels, self.network, self.num_classes, arguments)
+        if is_stream(x):
+            checks.check_stream_arguments(y, kwargs)
+        self.position.counts_on = is_stream(x)
+        follow = Follow(self.position)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.callbacks.insert(0, follow)
+        else:
+            given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+            callbacks = [follow, *(callback for callback in given if callback is not None)]
+        try:
+            return super().fit(
+                as_data(x, self, self.position),
+                y,
+                *args,
+                validation_data=as_data(validation_data, self),
+                callbacks=callbacks,
+                **kwargs,
+            )
+        finally:
+            for callback in getattr(callbacks, "callbacks", callbacks):
+                # Keras calls nothing on a callback when `fit` ends by an error.
+                if hasattr(callback, "release"):
+                    callback.release()
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; takes a Stream, too, and checks arrays first."""
+        checks.check_arrays(x, y, self.network, self.num_classes)
+        return super().evaluate(as_data(x, self), y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`; takes a Stream, too."""
+        return super().predict(as_data(x, self), *args, **kwargs)

@@ -1,0 +1,61 @@
+"""A `sd_keras.data.Stream` as the data of `fit`, `evaluate` and `predict`."""
+
+import keras
+
+from sd_keras.data.stream import Stream
+from sd_keras.data.stream_checks import check_divisible, check_enough
+
+
+def as_data(x, model, position=lambda: (0, 0)):
+    """Returns what Keras takes as data: a Stream by an adapter, anything else as it is.
+
+    Args:
+        x: any data of `fit`.
+        model: the `SelfDistillModel`; under a strategy each replica gets its own part.
+        position: function without arguments; the epoch and the number of steps to leave out,
+            asked for whenever iterating starts.
+    """
+    if not isinstance(x, Stream):
+        return x
+    if x.shard != (0, 1):
+        raise ValueError(
+            "`x` must be a stream without `shard`: fit divides the batches among the replicas "
+            f"itself. Received: x with shard={x.shard}"
+        )
+    # Keras's own way to bring data of another kind; it is imported from where Keras has it,
+    # since it is not among its public names.
+    from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+
+    class StreamAdapter(TFDatasetAdapter):
+        """Knows the number of steps, which a data set made when iterating starts does not."""
+
+        num_batches = x.steps_per_epoch
+
+    return StreamAdapter(_dataset(x, model, position))
+
+
+def _dataset(stream, model, position):
+    from sd_keras.data.batching import batches
+
+    strategy = None
+    if keras.config.backend() == "tensorflow":
+        strategy = model.distribute_strategy
+    count = strategy.num_replicas_in_sync if strategy else 1
+    if count == 1:
+        return batches(stream, position, 1, range(1))
+    check_divisible(stream.batch_size, count)
+    check_enough(stream.batch_size, stream.num_examples, stream.protocol, count)
+
+    def of_worker(context):
+        local = count // context.num_input_pipelines
+        first = context.input_pipeline_id * local
+        return batches(stream, position, count, range(first, first + local))
+
+    # Unlike `experimental_distribute_dataset`, which would have each worker decode the images
+    # of all and keep its own.
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def is_stream(x):
+    """Tells whether data are a Stream."""
+    return isinstance(x, Stream)

@@ -1,0 +1,288 @@
+"""Runs that stop anywhere and go on to the same bits; runs that diverge; disks that fail."""
+
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+from conftest import image_folder, tiny_network
+from keras import ops
+
+import sd_keras
+from sd_keras import backup_files, data, methods
+from sd_keras.distortions import CropFlip
+
+BOTH = methods.be_your_own_teacher() + methods.data_distortion()
+BATCH = 8
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ends a run by an error after a number of steps, as a crash would."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise InterruptedError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return image_folder(tmp_path_factory.mktemp("images"), train=43, val=13)
+
+
+def streams(folder):
+    train = data.stream(folder, BATCH, size=16, seed=3)
+    return train, data.stream(folder, BATCH, "validation", size=16, protocol="center")
+
+
+def model_of(seed=0, method=None, optimizer=None, **compile_with):
+    keras.utils.set_random_seed(seed)
+    network = tiny_network(at=[] if method is None else None, input_shape=(16, 16, 3))
+    model = sd_keras.SelfDistillModel(network, method, CropFlip(2, seed=4))
+    optimizer = optimizer or sd_keras.optimizers.SGD(0.05, weight_decay=1e-3)
+    model.compile(optimizer, metrics=["accuracy"], **compile_with)
+    return model
+
+
+def full_model(seed=0):
+    """Both methods, moving averages of the weights, several steps together."""
+    optimizer = keras.optimizers.Adam(1e-3, use_ema=True, ema_momentum=0.9)
+    return model_of(seed, BOTH, optimizer, steps_per_execution=2)
+
+
+def fit(model, folder, backup, epochs=3, callbacks=(), **kwargs):
+    train, held = streams(folder)
+    callbacks = [*callbacks, backup] if backup else list(callbacks)
+    options = {"epochs": epochs, "verbose": 0, "validation_data": held, "callbacks": callbacks}
+    return model.fit(train, **options | kwargs).history
+
+
+def state_of(model):
+    return [
+        np.array(ops.convert_to_numpy(v)) for v in (*model.variables, *model.optimizer.variables)
+    ]
+
+
+def assert_same(model, other):
+    for a, b in zip(state_of(model), state_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """A run that was not stopped, and its history."""
+    model = model_of()
+    backup = sd_keras.Backup(tmp_path_factory.mktemp("whole"), 2)
+    return model, fit(model, folder, backup)
+
+
+def stopped_at(steps, folder, path, model=None, callbacks=()):
+    """Leaves the backups of a run that crashed after so many steps."""
+    backup = sd_keras.Backup(path, 2)
+    with pytest.raises(InterruptedError):
+        fit(model or model_of(), folder, backup, callbacks=[StopAt(steps), *callbacks])
+
+
+@pytest.mark.parametrize("executions, place", [(2, (0, 2)), (6, (1, 4))])
+def test_a_stopped_run_goes_on_to_the_same_bits(folder, tmp_path, executions, place):
+    """5 steps an epoch in 3 executions; a backup every 2 steps."""
+    swap = keras.callbacks.SwapEMAWeights
+    model, resumed, backup = full_model(), full_model(seed=1), sd_keras.Backup(tmp_path / "b", 2)
+    history = fit(model, folder, sd_keras.Backup(tmp_path / "whole", 2), callbacks=[swap()])
+    # The crash comes in front of the backup of its step. Swapping rounds, so it swaps, too.
+    stopped_at(executions, folder, tmp_path / "b", full_model(), callbacks=[swap()])
+    rest = fit(resumed, folder, backup, callbacks=[swap()])
+    assert backup.resumed_at == place
+    assert_same(model, resumed)
+    for name, values in rest.items():
+        assert values == history[name][place[0] :], name
+
+
+def test_a_finished_run_is_not_trained_again(whole, folder, tmp_path):
+    path = tmp_path / "b"
+    fit(model_of(), folder, sd_keras.Backup(path), epochs=1)
+    model = model_of(seed=1)
+    assert fit(model, folder, sd_keras.Backup(path), epochs=1) == {}
+    again = fit(model, folder, sd_keras.Backup(path), epochs=3)
+    assert again["loss"] == whole[1]["loss"][1:]
+    assert_same(whole[0], model)
+
+
+def test_sigterm_saves_and_ends_with_a_code(whole, folder, tmp_path):
+    class Preempt(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        fit(model_of(), folder, sd_keras.Backup(tmp_path, 4), callbacks=[Preempt()])
+    assert left.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    model, backup = model_of(seed=1), sd_keras.Backup(tmp_path, 4)
+    fit(model, folder, backup)
+    assert backup.resumed_at == (1, 3)
+    assert_same(whole[0], model)
+
+
+def test_sigterm_in_validation_ends_without_waiting(whole, folder, tmp_path):
+    class Preempt(keras.callbacks.Callback):
+        def on_test_batch_begin(self, batch, logs=None):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as left:
+        fit(model_of(), folder, sd_keras.Backup(tmp_path), callbacks=[Preempt()])
+    assert left.value.code == 75
+    model, backup = model_of(seed=1), sd_keras.Backup(tmp_path)
+    history = fit(model, folder, backup)
+    assert backup.resumed_at == (0, 5)
+    assert history == whole[1]
+    assert_same(whole[0], model)
+
+
+class Spoil(keras.callbacks.Callback):
+    """Makes the loss NaN, or only huge, at one step."""
+
+    def __init__(self, step, value):
+        super().__init__()
+        self.step, self.value = step, value
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.optimizer.iterations == self.step:
+            bias = self.model.network.trainable_weights[-1]
+            bias.assign(bias + np.float32(self.value) * np.arange(bias.shape[0]))
+
+
+@pytest.mark.parametrize(
+    "value, limit, error",
+    [("nan", None, sd_keras.NonFiniteLossError), (1e4, 50.0, sd_keras.LossBlowUpError)],
+)
+def test_divergence_stops_or_rolls_back(folder, tmp_path, value, limit, error):
+    spoil = Spoil(7, value)
+    with pytest.raises(error, match="at training step 8") as stopped:
+        backup = sd_keras.Backup(tmp_path / "stop", 2, max_loss=limit)
+        fit(model_of(), folder, backup, callbacks=[spoil])
+    assert stopped.value.step == 8
+    model = model_of()
+    backup = sd_keras.Backup(tmp_path / "b", 2, on_divergence="roll_back", max_loss=limit)
+    with pytest.warns(UserWarning, match=r"training step 8.*epoch_00001_step_000002\.npz.*1 of 3"):
+        history = fit(model, folder, backup, epochs=2, callbacks=[spoil])
+    assert backup.roll_backs == 1
+    assert np.isfinite(history["loss"]).all() and max(history["loss"]) < 50
+    assert int(model.optimizer.iterations.numpy()) == int(model.step.numpy()) == 10
+    assert all(np.isfinite(value).all() for value in state_of(model))
+
+
+def test_roll_backs_are_limited(folder, tmp_path):
+    class Always(Spoil):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations >= 2:
+                self.step = int(self.model.optimizer.iterations.numpy())
+                super().on_train_batch_begin(batch)
+
+    backup = sd_keras.Backup(tmp_path, 2, on_divergence="roll_back", max_roll_backs=2)
+    with (
+        pytest.warns(UserWarning, match=r"roll back [12] of 2"),
+        pytest.raises(sd_keras.NonFiniteLossError, match="at training step 5"),
+    ):
+        fit(model_of(), folder, backup, callbacks=[Always(2, "nan")])
+
+
+def test_damaged_backups_are_passed_over(whole, folder, tmp_path):
+    stopped_at(9, folder, tmp_path)
+    paths = [path for _, path in backup_files.files(tmp_path)]
+    assert [path.name for path in paths] == [
+        "epoch_00000_step_000005.npz",
+        "epoch_00001_step_000000.npz",
+        "epoch_00001_step_000002.npz",
+    ]
+    content = bytearray(paths[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    paths[1].write_bytes(content)
+    paths[2].write_bytes(paths[2].read_bytes()[:2000])
+    model, backup = model_of(seed=1), sd_keras.Backup(tmp_path, 2)
+    with pytest.warns(UserWarning, match=r"step_00000[02]\.npz cannot be read and is passed over"):
+        fit(model, folder, backup)
+    assert backup.resumed_at == (0, 5)
+    assert (tmp_path / "damaged_epoch_00001_step_000002.npz").exists()
+    assert_same(whole[0], model)
+    with (
+        pytest.warns(UserWarning, match="passed over"),
+        pytest.raises(ValueError, match="`folder` holds no readable backup; delete it"),
+    ):
+        (tmp_path / "all").mkdir()
+        (tmp_path / "all" / paths[0].name).write_bytes(b"")
+        backup_files.newest(tmp_path / "all")
+
+
+def test_a_full_disk_leaves_the_last_good_backup(folder, tmp_path, monkeypatch):
+    stopped_at(4, folder, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(
+        OSError, match=r"epoch_00000_step_000004\.npz could not be written: No space"
+    ):
+        fit(model_of(), folder, sd_keras.Backup(tmp_path, 2))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="`folder` must be one that can be written: Not a directory"):
+        fit(model_of(), folder, sd_keras.Backup(tmp_path / "file" / "b"))
+
+
+def test_what_does_not_fit_is_refused(folder, tmp_path):
+    stopped_at(3, folder, tmp_path)
+    with pytest.raises(ValueError, match="`folder` must hold the state of this network, method"):
+        fit(model_of(optimizer=keras.optimizers.Adam()), folder, sd_keras.Backup(tmp_path))
+    arrays = np.zeros((8, 16, 16, 3), "uint8"), np.zeros(8, "int32")
+    with pytest.raises(ValueError, match="`every_steps` must be None unless"):
+        model_of().fit(*arrays, callbacks=[sd_keras.Backup(tmp_path / "new", 2)])
+    with pytest.raises(ValueError, match="must be a sd_keras.data.Stream to go on in the middle"):
+        model_of().fit(*arrays, callbacks=[sd_keras.Backup(tmp_path)])
+    with pytest.raises(ValueError, match="`steps_per_execution` must divide 2"):
+        fit(model_of(steps_per_execution=5), folder, sd_keras.Backup(tmp_path))
+    with pytest.raises(ValueError, match="`class_weight` must be left out when `x` is a"):
+        fit(model_of(), folder, None, class_weight={0: 2.0})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"every_steps": 0}, "`every_steps` must be a whole number"),
+        ({"keep": 0}, "`keep` must be a whole number of at least 1. Received: keep=0"),
+        ({"on_divergence": "ignore"}, "`on_divergence` must be 'stop' or 'roll_back'"),
+        ({"max_loss": -1.0}, "`max_loss` must be above 0. Received: max_loss=-1.0"),
+    ],
+)
+def test_arguments_out_of_range(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sd_keras.Backup(tmp_path, **arguments)
+
+
+def test_epochs_of_arrays_are_backed_up_too(images, labels, tmp_path):
+    def run(path, seed, **kwargs):
+        keras.utils.set_random_seed(seed)
+        model = sd_keras.SelfDistillModel(tiny_network(), BOTH, CropFlip(2, seed=4))
+        model.compile(sd_keras.optimizers.SGD(0.05))
+        options = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+        callbacks = [*kwargs.pop("callbacks", []), sd_keras.Backup(path)]
+        return model, model.fit(images, labels, callbacks=callbacks, **options).history
+
+    model, history = run(tmp_path / "whole", 0)
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "b", 0, callbacks=[StopAt(6)])
+    resumed, rest = run(tmp_path / "b", 1)
+    assert rest["loss"] == history["loss"][1:]
+    assert_same(model, resumed)
