@@ -21,12 +21,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import run_settings
 from absl import app, flags, logging
+from run_settings import build_method, settings_of_run
 
 import sd_keras
 from sd_keras import analysis, checkpoints, report
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(run_settings)
 flags.DEFINE_string("dataset", "digits", "digits, a TFDS name, folder:PATH or npz:PATH")
 flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
 flags.DEFINE_integer("image_size", None, "resize images to this height and width")
@@ -34,17 +37,6 @@ flags.DEFINE_float("validation", 0.1, "share of the training images held out", 0
 flags.DEFINE_float("fraction", 1.0, "share of the training images used", 0.001, 1)
 flags.DEFINE_string("model", "resnet8", "a name of sd_keras.models.MODELS")
 flags.DEFINE_enum("stem", "cifar", ["cifar", "imagenet"], "stem of the network")
-flags.DEFINE_string(
-    "method",
-    "be_your_own_teacher+data_distortion",
-    "names of sd_keras.methods.METHODS, joined by +",
-)
-flags.DEFINE_float("alpha", None, "be_your_own_teacher: weight of the KL", 0, 1)
-flags.DEFINE_float("hint_weight", None, "be_your_own_teacher: weight of the hint", 0)
-flags.DEFINE_float("kl_weight", None, "data_distortion: weight of the KL between views", 0)
-flags.DEFINE_float("mmd_weight", None, "data_distortion: weight of the MMD", 0)
-flags.DEFINE_float("temperature", None, "temperature of every KL (default: the papers')", 1e-3)
-flags.DEFINE_enum("temperature_scaling", None, ["none", "T", "T2"], "factor of every KL")
 flags.DEFINE_integer("epochs", 60, "epochs", 1)
 flags.DEFINE_integer("batch_size", 64, "images per step; each is forwarded once per view", 1)
 flags.DEFINE_float("learning_rate", 0.1, "initial learning rate", 0)
@@ -62,10 +54,6 @@ flags.DEFINE_float("drop_factor", 0.1, "step: factor of each drop", 0, 1)
 flags.DEFINE_float("warmup_epochs", 0, "epochs over which the rate rises from 0", 0)
 flags.DEFINE_integer("padding", None, "pixels of crop padding (default: an eighth)", 0)
 flags.DEFINE_bool("flip", None, "mirror at random (default: not for digits and mnist)")
-flags.DEFINE_enum(
-    "precision", "float32", ["float32", "mixed_bfloat16", "mixed_float16"], "Keras dtype policy"
-)
-flags.DEFINE_integer("seed", 0, "of weights, order, draws and validation split", 0)
 flags.DEFINE_bool("compare", False, "train the plain network too, and show it beside")
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run; resumes what it holds")
 # Flags that say how to run, not what: they may change when a run is resumed.
@@ -90,7 +78,7 @@ def main(argv):
 def run(workdir):
     """Carries out the run of the flags, and the plain one beside it if asked for."""
     keras.config.set_dtype_policy(FLAGS.precision)
-    checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run())
+    checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run(FREE_FLAGS))
     splits = sd_keras.data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.validation, FLAGS.seed
     )
@@ -104,12 +92,6 @@ def run(workdir):
     print(f"\nwritten to {workdir}: " + ", ".join(sorted(p.name for p in workdir.iterdir())))
 
 
-def settings_of_run():
-    """Returns the flags that say what is trained."""
-    own = FLAGS.get_key_flags_for_module(sys.argv[0])
-    return {flag.name: flag.value for flag in own if flag.name not in FREE_FLAGS}
-
-
 def train_and_measure(splits, method_name, workdir):
     """Trains or resumes one network; returns its costs and its accuracies per exit."""
     start = time.perf_counter()
@@ -121,7 +103,7 @@ def train_and_measure(splits, method_name, workdir):
         model = build_model(splits, method, steps=-(-len(images) // FLAGS.batch_size))
         # Only now: a wrong flag must not leave a workdir that the right one is refused.
         workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(workdir / "flags.json", settings_of_run())
+        checkpoints.write_json(workdir / "flags.json", settings_of_run(FREE_FLAGS))
     else:
         print(f"resuming after epoch {epoch} of {FLAGS.epochs}")
         checkpoints.forget_epochs(workdir / "log.csv", epoch)
@@ -154,24 +136,6 @@ def part_of(train):
     count = max(1, round(FLAGS.fraction * len(train[0])))
     chosen = np.sort(np.random.default_rng(FLAGS.seed).permutation(len(train[0]))[:count])
     return train[0][chosen], train[1][chosen]
-
-
-def build_method(name):
-    """Builds the method with the flags that concern it; None leaves the paper's default."""
-    scaling, temperature = FLAGS.temperature_scaling, FLAGS.temperature
-    own = {
-        "be_your_own_teacher": {"alpha": FLAGS.alpha, "hint_weight": FLAGS.hint_weight},
-        "data_distortion": {"kl_weight": FLAGS.kl_weight, "mmd_weight": FLAGS.mmd_weight},
-    }
-    arguments = {}
-    for part, given in own.items():
-        if part in name.split("+"):
-            given = given | {"temperature": temperature, "scaling": scaling}
-        given = {key: value for key, value in given.items() if value is not None}
-        # Arguments for a method that is not trained are refused by `get`.
-        if given and (part in name.split("+") or name == FLAGS.method):
-            arguments[part] = given
-    return sd_keras.methods.get(name, **arguments)
 
 
 def build_model(splits, method, steps):
@@ -238,7 +202,7 @@ def finish(network, splits, workdir, seconds):
         "costs": costs,
         "measured": measured,
         "seconds": round(seconds, 1),
-        "flags": settings_of_run(),
+        "flags": settings_of_run(FREE_FLAGS),
         "versions": report.versions(),
     }
     checkpoints.write_json(workdir / "results.json", results)

@@ -14,6 +14,7 @@ from sd_keras import (
     models,
     objectives,
     optimizers,
+    recipes,
     schedules,
 )
 from sd_keras.backup import Backup
@@ -48,6 +49,7 @@ __all__ = [
     "models",
     "objectives",
     "optimizers",
+    "recipes",
     "schedules",
     "submodel",
 ]

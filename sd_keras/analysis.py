@@ -60,14 +60,15 @@ def _cost_row(measured, outputs):
     }
 
 
-def evaluate_exits(network, images, labels, batch_size=256, bins=15):
+def evaluate_exits(network, images, labels=None, batch_size=256, bins=15):
     """Measures each exit and the ensemble on labelled images.
 
     Args:
         network: made by `attach_exits`.
-        images: `(n, h, w, c)`, raw pixels.
-        labels: class numbers `(n,)`.
-        batch_size: images per forward pass.
+        images: `(n, h, w, c)`, raw pixels; or a `sd_keras.data.Stream`, read from its beginning
+            without the images that are bad.
+        labels: class numbers `(n,)`; None for a Stream.
+        batch_size: images per forward pass; a Stream has its own.
         bins: of the calibration error.
 
     Returns:
@@ -75,17 +76,24 @@ def evaluate_exits(network, images, labels, batch_size=256, bins=15):
         (shares of 1; top_5 is 1 with at most 5 classes), `cross_entropy` (nats) and
         `calibration_error` (see `calibration_error`).
     """
-    names = exit_names(network)
-    outputs = network.predict(images, batch_size=batch_size, verbose=0)
-    logits = {name: outputs[name] for name in names}
-    logits["ensemble"] = keras.ops.convert_to_numpy(ensemble_logits(list(logits.values())))
-    if not all(np.isfinite(values).all() for values in logits.values()):
-        raise ValueError(
-            "`network` gives logits that are not finite: its training went wrong. "
-            f"Received: network {network.name!r}"
-        )
+    if labels is None:
+        parts = []
+        for batch, numbers, weights in images.dataset().as_numpy_iterator():
+            outputs = network.predict_on_batch(batch[weights > 0])
+            parts.append(_answers(network, outputs, numbers[weights > 0]))
+    else:
+        labels = _checked_labels(network, images, labels)
+        outputs = network.predict(images, batch_size=batch_size, verbose=0)
+        parts = [_answers(network, outputs, labels)]
+    names = [*exit_names(network), "ensemble"]
+    joined = {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}
+    return {name: _measures(values, bins) for name, values in joined.items()}
+
+
+def _checked_labels(network, images, labels):
+    """Returns class numbers `(n,)`, once they are known to be some of the network's."""
     labels = np.asarray(labels)
-    classes = logits["ensemble"].shape[1]
+    classes = network.output[exit_names(network)[-1]].shape[-1]
     if labels.shape not in ((len(images),), (len(images), 1)) or not (
         labels.min() >= 0 and labels.max() < classes
     ):
@@ -93,12 +101,23 @@ def evaluate_exits(network, images, labels, batch_size=256, bins=15):
             f"`labels` must be class numbers 0…{classes - 1}, one per image ({len(images)},). "
             f"Received: labels of shape {labels.shape} from {labels.min()} to {labels.max()}"
         )
-    labels = labels.reshape(-1)
-    return {name: _measure(values, labels, bins) for name, values in logits.items()}
+    return labels.reshape(-1)
 
 
-def _measure(logits, labels, bins):
-    logits = logits.astype("float64")
+def _answers(network, outputs, labels):
+    """Returns by exit what `_measures` needs of each image: `(4, n)`."""
+    logits = {name: np.asarray(outputs[name]) for name in exit_names(network)}
+    logits["ensemble"] = keras.ops.convert_to_numpy(ensemble_logits(list(logits.values())))
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        raise ValueError(
+            "`network` gives logits that are not finite: its training went wrong. "
+            f"Received: network {network.name!r}"
+        )
+    return {name: _answer(values.astype("float64"), labels) for name, values in logits.items()}
+
+
+def _answer(logits, labels):
+    """Returns log probability and rank of the true class, confidence and correctness."""
     shifted = logits - logits.max(1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     true = log_probabilities[np.arange(len(labels)), labels]
@@ -106,12 +125,17 @@ def _measure(logits, labels, bins):
     equal = log_probabilities == true[:, None]
     before = np.arange(logits.shape[1]) < labels[:, None]
     rank = ((log_probabilities > true[:, None]) | (equal & before)).sum(1)
-    predicted = log_probabilities.argmax(1)
+    correct = log_probabilities.argmax(1) == labels
+    return np.stack([true, rank, np.exp(log_probabilities).max(1), correct])
+
+
+def _measures(answers, bins):
+    true, rank, confidence, correct = answers
     return {
-        "accuracy": float((predicted == labels).mean()),
+        "accuracy": float(correct.mean()),
         "top_5": float((rank < 5).mean()),
         "cross_entropy": float(-true.mean()),
-        "calibration_error": calibration_error(np.exp(log_probabilities), labels, bins),
+        "calibration_error": _gap(confidence, correct, bins),
     }
 
 
@@ -126,8 +150,10 @@ def calibration_error(probabilities, labels, bins=15):
     Returns:
         Mean gap between confidence and accuracy over the bins, weighted by their size; 0…1.
     """
-    confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
+    return _gap(probabilities.max(1), probabilities.argmax(1) == labels, bins)
+
+
+def _gap(confidence, correct, bins):
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(index, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(confidence))

@@ -83,6 +83,18 @@ def is_multi_worker(strategy):
     return resolver is not None and getattr(strategy.extended, "_in_multi_worker_mode", bool)()
 
 
+def wait_for_all(strategy):
+    """Returns when every worker has called it, so that none ends while another still writes."""
+    if is_multi_worker(strategy):
+        import tensorflow as tf
+
+        @tf.function
+        def meet():
+            return strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+
+        meet()
+
+
 def synchronize(network):
     """Makes every BatchNormalization of a network take its statistics of the global batch.
 

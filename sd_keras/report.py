@@ -25,14 +25,25 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         steps = self.params["steps"] if sys.stdout.isatty() else None
-        self.bar = steps and keras.utils.Progbar(steps, stateful_metrics=["loss", "accuracy"])
+        self.bar = steps and keras.utils.Progbar(
+            steps, stateful_metrics=["loss", "accuracy", "images/s"]
+        )
         self.start = time.perf_counter()
+        # A resumed epoch begins in the middle; the steps before it take no time.
+        self.skipped = self._model.position.skip_steps
+        self.seconds = 0.0
 
     def on_train_batch_end(self, batch, logs=None):
+        if batch < self.skipped:
+            self.start = time.perf_counter()
+            return
         self.seconds = time.perf_counter() - self.start
-        if self.bar and batch + 1 < self.params["steps"]:
-            deepest = f"{self.model.exit_names[-1]}_accuracy"
-            self.bar.update(batch + 1, [("loss", logs["loss"]), ("accuracy", logs[deepest])])
+        steps = self.params["steps"]
+        if self.bar and batch + 1 < steps:
+            deepest = f"{self._model.exit_names[-1]}_accuracy"
+            values = [("loss", logs["loss"]), ("accuracy", logs[deepest])]
+            share = (batch + 1 - self.skipped) / steps
+            self.bar.update(batch + 1, [*values, ("images/s", self._speed(share))])
 
     def on_epoch_end(self, epoch, logs=None):
         names = [*self.model.exit_names, "ensemble"]
@@ -40,11 +51,38 @@ class Progress(keras.callbacks.Callback):
         accuracies = "  ".join(f"{n} {logs[f'{prefix}{n}_accuracy']:.4f}" for n in names)
         label = "validation" if prefix else "training"
         clear = "\r\033[K" if self.bar else ""
+        share = 1 - self.skipped / self.params["steps"] if self.params["steps"] else 1
         print(
             f"{clear}epoch {epoch + 1}/{self.epochs}  loss {logs['loss']:.4f}  "
-            f"{label} accuracy: {accuracies}  {self.images / self.seconds:.0f} images/s",
+            f"{label} accuracy: {accuracies}  {self._ended(epoch, share)}",
             flush=True,
         )
+
+    def _speed(self, share):
+        return share * self.images / self.seconds if self.seconds else 0.0
+
+    def _ended(self, epoch, share):
+        """Says how fast the epoch was, and how long the others will take with validation."""
+        if not share or not self.seconds:
+            return "trained before"
+        speed = f"{self._speed(share):.0f} images/s"
+        left = self.epochs - epoch - 1
+        if not left:
+            return speed
+        training = self.seconds / share
+        testing = time.perf_counter() - self.start - self.seconds
+        return f"{speed}  {duration(left * (training + testing))} left"
+
+
+def duration(seconds):
+    """Returns a time as text of two units at most: "3 h 12 min", "45 s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((i for i, (count, _) in enumerate(units) if count), len(units) - 1)
+    shown = [(count, unit) for count, unit in units[first : first + 2] if count]
+    return " ".join(f"{count} {unit}" for count, unit in shown) or "0 s"
 
 
 def versions():

@@ -3,8 +3,9 @@
     python tests/distributed_run.py STRATEGY DEVICES OUTPUT.npz CASE
 
 STRATEGY is a name of `sd_keras.distribute`; with DEVICES 2 the CPU counts as two. The workers
-of "multi_worker" are told by TF_CONFIG. CASE is one of "same", where ready-made views and
-synchronised normalisation make all strategies come to the same, "refused", "options" and "drawn".
+of "multi_worker" are told by TF_CONFIG. CASE is "same" or "stream:FOLDER", where ready-made views
+and synchronised normalisation make all strategies come to the same, or "refused", "options" or
+"drawn".
 """
 
 import sys
@@ -15,7 +16,7 @@ import tensorflow as tf
 from conftest import tiny_network
 
 import sd_keras
-from sd_keras import distribute, methods
+from sd_keras import data, distribute, methods
 from sd_keras.distortions import CropFlip
 
 
@@ -30,10 +31,12 @@ def batches(*arrays, size=16):
     return tf.data.Dataset.from_tensor_slices(arrays).batch(size)
 
 
-def model_of(method=None, distortion=None, synchronized=True, optimizer=None, **compile_with):
+def model_of(
+    method=None, distortion=None, synchronized=True, optimizer=None, shape=(8, 8, 1), **compile_with
+):
     keras.utils.set_random_seed(0)
     both = methods.be_your_own_teacher() + methods.data_distortion(mmd_weight=0.1)
-    network = tiny_network(at=None if method is None else [])
+    network = tiny_network(at=None if method is None else [], input_shape=shape)
     if synchronized:
         distribute.synchronize(network)
     model = sd_keras.SelfDistillModel(network, method or both, distortion)
@@ -65,6 +68,18 @@ def same():
     found["predict"] = model.predict(held, verbose=0)
     variables = [*model.variables, *model.optimizer.variables]
     found["variable"] = {f"{i} {v.path}": v.numpy() for i, v in enumerate(variables)}
+    return {f"{k} {name}".replace("/", "|"): v for k, d in found.items() for name, v in d.items()}
+
+
+def streamed(folder):
+    """What two steps and an evaluation on image files come to, each worker reading its own."""
+    shape = (16, 16, 3)
+    model = model_of(shape=shape)
+    train = data.stream(folder, 12, size=16, views=2, seed=1)
+    held = data.stream(folder, 12, "validation", size=16, protocol="center")
+    found = {"history": model.fit(train, validation_data=held, verbose=0).history}
+    found["evaluate"] = model.evaluate(held, return_dict=True, verbose=0)
+    found["weights"] = {v.path: v.numpy() for v in model.network.weights}
     return {f"{k} {name}".replace("/", "|"): v for k, d in found.items() for name, v in d.items()}
 
 
@@ -160,6 +175,8 @@ if __name__ == "__main__":
     tf.config.set_logical_device_configuration(cpu, [single] * int(devices))
     strategy = distribute.strategy(name)
     with strategy.scope():
-        found = {"same": same, "refused": refused, "options": options, "drawn": drawn}[case]()
+        cases = {"same": same, "refused": refused, "options": options, "drawn": drawn}
+        case, _, folder = case.partition(":")
+        found = streamed(f"folder:{folder}") if folder else cases[case]()
     if distribute.is_chief(strategy):
         np.savez(output, **found)

@@ -10,7 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import tiny_network
+from conftest import image_folder, tiny_network
 
 from sd_keras import distribute
 
@@ -80,6 +80,21 @@ def test_workers_equal_one_process(single, tmp_path, count):
     """With three, the batches of 16 are divided unevenly."""
     finish(start_workers(count, tmp_path / "found.npz"))
     check_same(tmp_path / "found.npz", single)
+
+
+@pytest.mark.parametrize("devices, workers", [(2, 1), (1, 2)])
+def test_image_files_are_divided(tmp_path_factory, tmp_path, devices, workers):
+    """Each replica reads its own part of every batch; 13 held images are divided unevenly."""
+    name = image_folder(tmp_path_factory.mktemp("images"), train=24, val=13)
+    case = name.replace("folder:", "stream:")
+    finish([start("none", 1, tmp_path / "single.npz", case)])
+    output = tmp_path / "found.npz"
+    finish(
+        start_workers(workers, output, case)
+        if workers > 1
+        else [start("mirrored", devices, output, case)]
+    )
+    check_same(output, dict(np.load(tmp_path / "single.npz")))
 
 
 def test_what_goes_wrong_under_a_strategy_is_refused(tmp_path):

@@ -15,6 +15,7 @@ LEVELS = {
     "distortions": 0,
     "mixing": 0,
     "optimizers": 0,
+    "recipes": 1,
     "checkpoints": 0,
     "replica_state": 1,
     "run_state": 2,
@@ -35,6 +36,7 @@ LEVELS = {
     "analysis": 2,
     "export": 2,
     "distribute": 0,
+    "run_files": 4,
     "trainer": 4,
 }
 HEAVY = ("tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "torch", "jax")

@@ -1,0 +1,211 @@
+"""Trains ImageNet networks by self-distillation, on one device or many, and cannot lose a run.
+
+    python apps/train_imagenet.py --data_dir=DIR --model=resnet50 --workdir=runs/r50
+    python apps/train_imagenet.py --dataset=folder:PATH --recipe=modern --precision=mixed_bfloat16
+    TF_CONFIG=… python apps/train_imagenet.py --strategy=multi_worker …       # on every worker
+
+The same command goes on where a run stopped, to the bit; after SIGTERM it has saved the run
+and ended with exit code 75. The workdir holds backup/, network.keras, saved_model/1,
+results.json, flags.json, recipe.json, log.csv and TensorBoard files. Not run at full length by
+this project; docs/training.md says what was.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import run_settings
+from absl import app, flags, logging
+from run_settings import build_method, settings_of_run
+
+import sd_keras
+from sd_keras import checkpoints, distribute, recipes, report, run_files
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(run_settings)
+flags.DEFINE_string("dataset", "imagenet2012", "a TFDS name or folder:PATH")
+flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
+flags.DEFINE_string("train_split", "train", "images to train on; of TFDS also a part of a split")
+flags.DEFINE_string("eval_split", "validation", "images to measure on; nothing is chosen by them")
+flags.DEFINE_float("max_bad_images", 0.01, "unreadable images, a share or a number, to stop at", 0)
+flags.DEFINE_string("model", "resnet50", "a name of sd_keras.models.MODELS")
+flags.DEFINE_enum("stem", "imagenet", ["cifar", "imagenet"], "stem of the network")
+flags.DEFINE_enum(
+    "recipe", None, list(recipes.RECIPES), "see sd_keras.recipes (default: the network's paper's)"
+)
+flags.DEFINE_integer("epochs", None, "in place of the recipe's", 1)
+flags.DEFINE_integer(
+    "batch_size", None, "images per step of all replicas, in place of the recipe's", 1
+)
+flags.DEFINE_float("learning_rate", None, "in place of the recipe's", 0)
+flags.DEFINE_float("weight_decay", None, "in place of the recipe's", 0)
+flags.DEFINE_integer("image_size", None, "in place of the recipe's", 1)
+flags.DEFINE_integer("accumulate", 1, "steps whose gradients are averaged for one update", 1)
+flags.DEFINE_enum("strategy", "none", distribute.STRATEGIES, "how to use several devices")
+flags.DEFINE_bool("synchronize", False, "normalise over the batches of all replicas")
+flags.DEFINE_bool("xla", False, "compile the step by XLA; not with several replicas")
+flags.DEFINE_integer("steps_per_execution", 1, "steps between two returns to Python", 1)
+flags.DEFINE_string("workdir", "runs/imagenet", "folder of the run; resumes what it holds")
+flags.DEFINE_integer("backup_steps", 500, "steps between backups; one more ends each epoch", 1)
+flags.DEFINE_integer("keep", 3, "backups that are kept", 1)
+flags.DEFINE_enum(
+    "on_divergence", "stop", ["stop", "roll_back"], "when the loss is NaN or too high"
+)
+flags.DEFINE_float("max_loss", None, "loss of a step that counts as divergence, as NaN does", 0)
+# Flags that say how to run, not what: they may change when a run is resumed.
+FREE_FLAGS = (
+    *("data_dir", "strategy", "steps_per_execution", "workdir", "backup_steps", "keep"),
+    *("on_divergence", "max_loss", "max_bad_images"),
+)
+
+
+def main(argv):
+    """Trains, measures, saves and exports one run."""
+    if len(argv) > 1:
+        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)  # TensorFlow's notes on saving, file by file
+    try:
+        run(pathlib.Path(FLAGS.workdir))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last backup", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run(workdir):
+    """Carries out the run of the flags."""
+    keras.config.set_dtype_policy(FLAGS.precision)
+    checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run(FREE_FLAGS))
+    recipe, method = recipe_of_flags(), build_method(FLAGS.method)
+    strategy = distribute.strategy(FLAGS.strategy)
+    train, held = streams(recipe, method)
+    with strategy.scope():
+        keras.utils.set_random_seed(FLAGS.seed)
+        model = build_model(train, recipe, method)
+    is_chief = distribute.is_chief(strategy)
+    if is_chief:
+        # Only now: a wrong flag must not leave a workdir that the right one is refused.
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(workdir / "flags.json", settings_of_run(FREE_FLAGS))
+        checkpoints.write_json(workdir / "recipe.json", dataclasses.asdict(recipe))
+        announce(train, held, model, strategy)
+    backup = sd_keras.Backup(
+        workdir / "backup", FLAGS.backup_steps, FLAGS.keep, FLAGS.on_divergence, FLAGS.max_loss
+    )
+    model.fit(
+        train,
+        validation_data=held,
+        epochs=recipe.epochs,
+        verbose=0,
+        callbacks=callbacks(workdir, recipe, train, backup, is_chief),
+    )
+    if is_chief:
+        finish(model, held, workdir, {"train": train.bad_images, "eval": held.bad_images})
+    distribute.wait_for_all(strategy)
+
+
+def recipe_of_flags():
+    """Returns the recipe with the figures that flags give in place of its own."""
+    recipe = recipes.RECIPES[FLAGS.recipe or recipes.of_network(FLAGS.model)]
+    names = ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size")
+    given = {name: getattr(FLAGS, name) for name in names}
+    recipe = dataclasses.replace(recipe, **{k: v for k, v in given.items() if v is not None})
+    if FLAGS.xla and recipe.rand_augment:
+        raise ValueError(
+            "`xla` must be false for a recipe with RandAugment, which XLA cannot compile. "
+            "Received: xla=True"
+        )
+    return recipe
+
+
+def streams(recipe, method):
+    """Opens the images to train and to measure on."""
+    options = {"data_dir": FLAGS.data_dir, "max_bad_images": FLAGS.max_bad_images}
+    options |= {"size": recipe.image_size, "seed": FLAGS.seed}
+    views = {"views": method.num_views, "protocol": recipe.protocol}
+    opened = sd_keras.data.stream
+    train = opened(FLAGS.dataset, recipe.batch_size, FLAGS.train_split, **options, **views)
+    held = opened(FLAGS.dataset, recipe.batch_size, FLAGS.eval_split, protocol="center", **options)
+    if train.class_names != held.class_names:
+        raise ValueError(
+            "`eval_split` must have the classes of the training images. Received: "
+            f"{held.num_classes} classes, other than the {train.num_classes} to train"
+        )
+    return train, held
+
+
+def build_model(train, recipe, method):
+    """Builds and compiles backbone, exits, method and optimizer."""
+    size = recipe.image_size
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
+    backbone = sd_keras.models.build(FLAGS.model, (size, size, 3), FLAGS.stem, mean=mean, std=std)
+    at = None if method.min_exits > 1 else []
+    network = sd_keras.attach_exits(backbone, train.num_classes, at=at)
+    if FLAGS.synchronize:
+        distribute.synchronize(network)
+    distortion, mixing = recipe.distortion(FLAGS.seed), recipe.mixing(FLAGS.seed)
+    model = sd_keras.SelfDistillModel(network, method, distortion, mixing)
+    top_5 = keras.metrics.SparseTopKCategoricalAccuracy(min(5, train.num_classes), name="top_5")
+    model.compile(
+        recipe.optimizer(train.steps_per_epoch, FLAGS.accumulate),
+        loss=recipe.loss(),
+        # Weighted, so that images that could not be read do not count.
+        weighted_metrics=["accuracy", top_5],
+        jit_compile=FLAGS.xla,
+        steps_per_execution=FLAGS.steps_per_execution,
+    )
+    return model
+
+
+def announce(train, held, model, strategy):
+    """Prints what is about to be done."""
+    replicas = strategy.num_replicas_in_sync
+    print(
+        f"{FLAGS.dataset}: {train.num_examples} and {held.num_examples} images to train and to "
+        f"measure on, {train.num_classes} classes; {FLAGS.model} with {len(model.exit_names)} "
+        f"exits; {model.method.name}; {train.steps_per_epoch} steps of {train.batch_size} images "
+        f"an epoch on {replicas} replica{'s' * (replicas > 1)}",
+        flush=True,
+    )
+
+
+def callbacks(workdir, recipe, train, backup, is_chief):
+    """Returns backups, and of the chief progress and logs."""
+    found = [backup]
+    if recipe.ema_epochs:
+        found.insert(0, keras.callbacks.SwapEMAWeights())
+    if is_chief:
+        images = train.steps_per_epoch * train.batch_size
+        found += [
+            run_files.ResumedLog(workdir / "log.csv", backup),
+            keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
+            report.Progress(recipe.epochs, images),
+        ]
+    return found
+
+
+def finish(model, held, workdir, bad_images):
+    """Measures, writes and shows the trained network."""
+    checkpoints.write_whole(workdir / "network.keras", model.network.save)
+    results = run_files.measure_and_export(workdir, held)
+    results |= {
+        "bad_images": {k: {"count": b.count, "names": b.names} for k, b in bad_images.items()},
+        "flags": settings_of_run(FREE_FLAGS),
+        "recipe": json.loads((workdir / "recipe.json").read_text()),
+        "versions": report.versions(),
+    }
+    checkpoints.write_json(workdir / "results.json", results)
+    print()
+    print(report.measures_table(results["measured"]))
+    print(f"\nwritten to {workdir}: " + ", ".join(sorted(p.name for p in workdir.iterdir())))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,50 @@
+"""What a run of an app leaves in its folder, whether or not it was interrupted."""
+
+import shutil
+
+import keras
+
+from sd_keras import analysis, checkpoints, export
+
+
+class ResumedLog(keras.callbacks.CSVLogger):
+    """A CSVLogger that goes on behind the epochs that a `Backup` holds, and says so.
+
+    Args:
+        path: `pathlib.Path` of the file.
+        backup: the `sd_keras.Backup`, in front of this callback in the list given to `fit`.
+    """
+
+    def __init__(self, path, backup):
+        super().__init__(path)
+        self.path = path
+        self.backup = backup
+
+    def on_train_begin(self, logs=None):
+        # A run killed between log and backup would log that epoch twice.
+        epochs, step = self.backup.resumed_at or (0, 0)
+        if epochs or step:
+            print(f"going on behind epoch {epochs} and {step} steps", flush=True)
+        checkpoints.forget_epochs(self.path, epochs)
+        self.append = epochs > 0
+        super().on_train_begin(logs)
+
+
+def measure_and_export(workdir, held):
+    """Measures the network of a run and exports it as a SavedModel.
+
+    Args:
+        workdir: `pathlib.Path` with `network.keras`.
+        held: the `sd_keras.data.Stream` of the images to measure on.
+
+    Returns:
+        A dict with `costs` (see `analysis.costs`) and `measured` (see
+        `analysis.evaluate_exits`).
+    """
+    # Loaded anew, so that no strategy is in the way of measuring and exporting.
+    network = keras.models.load_model(workdir / "network.keras")
+    results = {"costs": analysis.costs(network), "measured": analysis.evaluate_exits(network, held)}
+    if keras.config.backend() == "tensorflow":
+        shutil.rmtree(workdir / "saved_model/1", ignore_errors=True)
+        export.saved_model(network, workdir / "saved_model/1")
+    return results
