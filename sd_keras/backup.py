@@ -75,8 +75,7 @@ class Backup(keras.callbacks.Callback):
         self.max_loss = max_loss
         self.max_roll_backs = max_roll_backs
         self.roll_backs = 0
-        self._resumed = None
-        self._handler = None
+        self._resumed = self._handler = self._place = None
 
     @property
     def resumed_at(self):
@@ -84,7 +83,13 @@ class Backup(keras.callbacks.Callback):
         return self._resumed and (self._resumed["epoch"], self._resumed["step"])
 
     def on_train_begin(self, logs=None):
-        model, self._place = self.model, self.model.position
+        model = self.model
+        self._place = getattr(model, "position", None)
+        if self._place is None:
+            raise ValueError(
+                "`callbacks` can hold a Backup in `fit` of a SelfDistillModel only. "
+                f"Received: a model of type {type(model).__name__}"
+            )
         if self.every_steps and not self._place.counts_on:
             raise ValueError(
                 "`every_steps` must be None unless `fit` is given a sd_keras.data.Stream: other "
@@ -153,6 +158,8 @@ class Backup(keras.callbacks.Callback):
 
     def _must_stop(self):
         place = self._place
+        if place is None:  # an evaluation by itself
+            return False
         return place.stop_agreed if self._is_multi_worker else place.stop_wanted
 
     def _leave(self):
@@ -201,8 +208,8 @@ class Backup(keras.callbacks.Callback):
             if self.on_divergence == "roll_back":
                 return  # the loss of the next step will show it
             raise FloatingPointError(
-                f"weights or metrics are not finite after step {step} of epoch {epoch + 1}, so "
-                f"they are not saved; the last good backup stays in {self.folder}"
+                f"weights or optimizer state are not finite after step {step} of epoch "
+                f"{epoch + 1} and not saved; the last good backup stays in {self.folder}"
             )
         if self._is_chief:
             backup_files.write(self.folder, epoch, step, arrays, self.keep)
@@ -215,12 +222,12 @@ class Backup(keras.callbacks.Callback):
         self.roll_backs += 1
         about = run_state.about(arrays)
         run_state.restore(self._model, arrays, counters=False)
-        same_epoch = about["epoch"] == self._epoch and about["step"]
-        if same_epoch:
+        if about["epoch"] == self._epoch and about["step"]:
             run_state.restore_metrics(self._model, arrays)
+            self._place.count(about["step"], about["logs"]["loss"])
         else:
             self._model.reset_metrics()
-        self._place.count(about["step"], about["logs"].get("loss", 0.0))
+            self._place.count(0, 0.0)
         warnings.warn(
             f"{error.what}: went on from the weights of {path.name}, "
             f"with the batches that follow (roll back {self.roll_backs} of {self.max_roll_backs})",

@@ -58,11 +58,13 @@ def newest(folder, move_damaged=False):
 
 
 def check_writable(folder):
-    """Raises OSError where files could not be written, before hours are spent on them."""
+    """Makes a folder ready; raises OSError where hours of work could not be saved in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.write_whole(folder / "probe", lambda aside: aside.write_bytes(b"probe"))
         (folder / "probe").unlink()
+        for left in folder.glob(".writing_*"):  # by a process that was killed
+            left.unlink()
     except OSError as error:
         raise OSError(
             f"`folder` must be one that can be written: {error.strerror or error}. "

@@ -1,5 +1,6 @@
 """A run's checkpoints: written whole or not at all, and found again."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -66,7 +67,8 @@ def write_whole(path, write):
         write(aside)
         _to_disk(aside)
         os.replace(aside, path)
-        _to_disk(path.parent)  # the new name
+        with contextlib.suppress(OSError):  # some network file systems cannot
+            _to_disk(path.parent)  # the new name
     finally:
         aside.unlink(missing_ok=True)
 

@@ -48,10 +48,10 @@ class Recipe:
     protocol: str = "paper"
 
     def rate(self, steps):
-        """Returns the learning rate, a number or a schedule of updates.
+        """Returns the learning rate, a number or a schedule of steps.
 
         Args:
-            steps: updates per epoch.
+            steps: batches per epoch.
         """
         total, rate = self.epochs * steps, self.learning_rate
         if self.schedule == "step":
@@ -69,15 +69,15 @@ class Recipe:
 
         Args:
             steps: batches per epoch.
-            accumulate: batches whose gradients are averaged for one update.
+            accumulate: batches whose gradients are averaged for one update. Keras counts, and
+                averages weights, once a batch all the same.
         """
-        updates = max(1, steps // accumulate)
         average = {}
         if self.ema_epochs:
-            look_back = max(1.0, self.ema_epochs * updates)
+            look_back = max(1.0, self.ema_epochs * steps)
             average = {"use_ema": True, "ema_momentum": 1 - 1 / look_back}
         return SGD(
-            self.rate(updates),
+            self.rate(steps),
             momentum=self.momentum,
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,

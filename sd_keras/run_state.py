@@ -35,8 +35,9 @@ def snapshot(model, **position):
 
 
 def is_finite(arrays):
-    """Tells whether every number of a snapshot is finite."""
-    return all(np.isfinite(v).all() for v in arrays.values() if v.dtype.kind == "f")
+    """Tells whether every number that a step goes on from is finite."""
+    states = [value for name, value in arrays.items() if name.startswith("variable_")]
+    return all(np.isfinite(value).all() for value in states if value.dtype.kind == "f")
 
 
 def write(path, arrays):
@@ -89,7 +90,9 @@ def restore(model, arrays, counters=True):
         arrays: of `snapshot` or `read`.
         counters: whether the step and the optimizer's iterations go back, too.
     """
-    kept = [] if counters else [model.step, model.optimizer.iterations]
+    optimizers = [model.optimizer, getattr(model.optimizer, "inner_optimizer", model.optimizer)]
+    # Not `iterations`, which counts updates where gradients are accumulated.
+    kept = [] if counters else [model.step, *(optimizer._iterations for optimizer in optimizers)]
     kept = {id(variable) for variable in kept}
     with replica_state.scope_of(model):
         for index, variable in enumerate(variables_of(model)):

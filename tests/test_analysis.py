@@ -5,10 +5,11 @@ import math
 import keras
 import numpy as np
 import pytest
+from conftest import image_folder, tiny_network
 from keras import layers
 from test_losses import softmax
 
-from sd_keras import analysis, attach_exits, models
+from sd_keras import analysis, attach_exits, data, models
 
 CLASSES = 10
 
@@ -197,3 +198,19 @@ def test_gaps_of_one_bin_cancel_and_of_two_do_not():
     probabilities, labels = two_classes([0.55, 0.95]), np.array([0, 1])  # gaps −0.45 and 0.95
     assert analysis.calibration_error(probabilities, labels, bins=1) == pytest.approx(0.25)
     assert analysis.calibration_error(probabilities, labels, bins=15) == pytest.approx(0.7)
+
+
+def test_a_stream_is_measured_like_its_arrays(tmp_path):
+    """In batches that divide it unevenly, and without the image that cannot be read."""
+    name = image_folder(tmp_path, train=4, val=11)
+    (tmp_path / "val/class3/bad.jpg").write_bytes(b"no image")
+    stream = data.stream(name, 4, "validation", size=16, protocol="center")
+    batches = list(stream.dataset().as_numpy_iterator())
+    images, labels = (np.concatenate([batch[i] for batch in batches]) for i in range(2))
+    assert len(images) == 11
+    network = tiny_network(input_shape=(16, 16, 3))
+    expected = analysis.evaluate_exits(network, images, labels)
+    found = analysis.evaluate_exits(network, stream)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=1e-5), name

@@ -108,7 +108,9 @@ def test_what_goes_wrong_under_a_strategy_is_refused(tmp_path):
         "gradient_accumulation_steps": "`gradient_accumulation_steps` must be None",
         "ema_overwrite_frequency": "`ema_overwrite_frequency` must be None",
         "mixed_float16": "`optimizer` must not scale the loss",
-        "synchronized": "`network` must have synchronised BatchNormalization",
+        "synchronized Stock": "`network` must have synchronised BatchNormalization",
+        "synchronized Subclass": "`network` must have synchronised BatchNormalization",
+        "synchronized Own": "`network` must have synchronised BatchNormalization",
         "empty": "`x` must give every replica an example",
         "labels": "`y` must hold class numbers 0…3",
         "nan": "the loss is not finite at training step 1",
@@ -120,9 +122,12 @@ def test_what_goes_wrong_under_a_strategy_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_options_that_work_under_a_strategy(tmp_path):
-    """On two devices: steps_per_execution, EMA, mixed precision."""
+    """On two devices as on one: steps_per_execution, EMA, mixed precision."""
     finish([start("mirrored", 2, tmp_path / "found.npz", "options")])
-    found = dict(np.load(tmp_path / "found.npz"))
+    finish([start("none", 1, tmp_path / "single.npz", "options")])
+    found, single = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("found", "single"))
+    for name in ("steps_1", "steps_3", "ema"):
+        np.testing.assert_allclose(found[name], single[name], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(found["steps_3"], found["steps_1"], rtol=1e-5)
     assert np.abs(found["ema"] - found["steps_1"]).max() > 0
     np.testing.assert_allclose(found["mixed_bfloat16"], found["steps_1"], rtol=0.1)

@@ -27,7 +27,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        if not self._is_fusable(inputs, mask):
+        if mask is not None or not self._is_fusable(len(inputs.shape)):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
@@ -52,13 +52,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self._update_moving(inputs, *moving, mean, variance)
         return outputs
 
-    def _is_fusable(self, inputs, mask):
-        if keras.config.backend() != "tensorflow" or mask is not None:
-            return False
-        last = self.axis in (-1, len(inputs.shape) - 1)
+    @property
+    def keeps_replicas_equal(self):
+        """Whether the replicas of a `tf.distribute` strategy keep the same moving statistics."""
+        return self.synchronized or self._is_fusable(self.input_spec.ndim)
+
+    def _is_fusable(self, rank):
         return (
-            len(inputs.shape) == 4
-            and last
+            keras.config.backend() == "tensorflow"
+            and rank == 4
+            and self.axis in (-1, 3)
             and not self.synchronized
             and not getattr(self, "renorm", False)
             and self.compute_dtype in ("float32", "bfloat16", "float16")

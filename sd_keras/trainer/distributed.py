@@ -89,8 +89,9 @@ def check_setup(model):
                 f"`{argument}` must be None under {name}: {reason}. Received: {argument}={value}"
             )
     for layer in model._flatten_layers():
-        stock = type(layer) is keras.layers.BatchNormalization
-        if stock and layer.trainable and not layer.synchronized:
+        if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
+            continue
+        if not getattr(layer, "keeps_replicas_equal", layer.synchronized):
             raise ValueError(
                 f"`network` must have synchronised BatchNormalization under {name}, because Keras "
                 "would let the moving statistics of the replicas drift apart: "
