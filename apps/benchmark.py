@@ -4,6 +4,7 @@ r"""Measures how fast sd_keras trains on a CPU, each figure beside the bar it ha
     python apps/benchmark.py steps --model resnet18 --batch_size 64 --num_classes 100
     python apps/benchmark.py steps precision --precision float32,mixed_bfloat16 --repeats 10
     python apps/benchmark.py torch                  # needs pip install '.[torch]'
+    python apps/benchmark.py train --model resnet50 --image_size 224 --batch_size 8 --workers
     python apps/benchmark.py --what=import
 
 One part or several, as words or by --what:
@@ -15,6 +16,8 @@ One part or several, as words or by --what:
     losses      the objectives and their gradient, as a share of the step they belong to
     build       building a network with its exits, and cutting it, against the plain one
     input       images per second of the ImageNet input pipeline against decoding alone
+    train       images per second at ImageNet's size, and their share of the processor's peak;
+                with --workers two worker processes against one process
     import      the seconds that `import sd_keras` adds to `import keras`
     all         all of these; the torch part is left out where PyTorch is not installed
 
@@ -29,11 +32,9 @@ accelerator is not used.
 import datetime
 import gc
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -41,10 +42,20 @@ import time
 from pathlib import Path
 
 from absl import app, flags
+from benchmark_machine import foreign_seconds, machine, versions
 
-PARTS = ("steps", "torch", "precision", "distortion", "losses", "build", "input", "import")
+PARTS = (
+    "steps",
+    "torch",
+    "precision",
+    "distortion",
+    "losses",
+    "build",
+    "input",
+    "train",
+    "import",
+)
 PRECISIONS = ("float32", "mixed_bfloat16")
-PACKAGES = ("keras", "tensorflow", "numpy", "torch")
 IMPORT_RUNS = 5
 # Both imports in one fresh interpreter: the difference between two whole start-ups would
 # drown in their noise, since `import keras` takes seconds.
@@ -65,6 +76,8 @@ flags.DEFINE_integer(
     "piece_batch_size", 128, "Images a step in distortion and losses.", lower_bound=1
 )
 flags.DEFINE_integer("num_classes", 100, "Classes.", lower_bound=2)
+flags.DEFINE_integer("image_size", 224, "Size of the images in train.", lower_bound=32)
+flags.DEFINE_boolean("workers", False, "Whether train measures two worker processes, too.")
 flags.DEFINE_list("precision", list(PRECISIONS), f"Precisions, of {', '.join(PRECISIONS)}.")
 flags.register_validator(
     "precision",
@@ -93,7 +106,7 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part in ("torch", "build", "input"):
+    if part in ("torch", "build", "input", "train"):
         module = importlib.import_module(f"benchmark_{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)
@@ -117,54 +130,12 @@ def import_figures():
     return [figure("import", "seconds sd_keras adds", "<= 0.3", **row)]
 
 
-def machine():
-    """Describes the processor."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    fields = dict(
-        (word.strip() for word in line.split(":", 1)) for line in text.splitlines() if ":" in line
-    )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    supported = "avx512_bf16" in fields["flags"].split() if "flags" in fields else None
-    return {
-        "processor": fields.get("model name") or platform.processor() or platform.machine(),
-        "cores": cores,
-        "avx512_bf16": supported,
-        "system": platform.platform(),
-    }
-
-
-def versions():
-    """Returns the versions of Python and of the packages that are measured."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def foreign_seconds():
-    """Seconds that the machine's cores have worked for other programs, 0 where unknown."""
-    try:
-        first, _ = Path("/proc/stat").read_text().split("\n", 1)
-    except OSError:
-        return 0.0
-    ticks = [int(word) for word in first.split()[1:]]
-    # user, nice, system; idle and iowait left out; irq, softirq, steal
-    busy = (sum(ticks[:3]) + sum(ticks[5:8])) / os.sysconf("SC_CLK_TCK")
-    return busy - sum(os.times()[:4])
-
-
 def notes(parts, skipped, other_cores):
     """What a reader has to know before reading the figures."""
     lines = []
     if "torch" in skipped:
         lines.append("torch is left out: PyTorch is not installed (pip install '.[torch]')")
-    if {"steps", "torch", "precision"} & set(parts) and not machine()["avx512_bf16"]:
+    if {"steps", "torch", "precision", "train"} & set(parts) and not machine()["avx512_bf16"]:
         lines.append("no AVX512-BF16 found: the bars for mixed_bfloat16 need it")
     defaults = ("model", "batch_size", "piece_batch_size", "num_classes")
     changed = [name for name in defaults if FLAGS[name].value != FLAGS[name].default]
@@ -182,17 +153,22 @@ def table(figures):
     def shown(value, unit):
         if value is None:
             return ""
-        return f"{value:.3%}" if unit == "%" else f"{value:.3f}{' s' if unit == 's' else ''}"
+        if unit == "%":
+            return f"{value:.3%}"
+        return f"{value:.3f}" if unit == "x" else f"{value:.3f} {unit}"
 
     titles = ("part", "figure", "precision", "median", "min", "max", "of fastest")
     rows = [(*titles, "bar", "met", "beside")]
     for row in figures:
         keys = ("median", "min", "max", "of_fastest")
         numbers = [shown(row[key], row["unit"]) for key in keys]
-        direction, limit = row["bar"].split()
-        bar = f"{direction} {float(limit):.1%}" if row["unit"] == "%" else row["bar"]
+        bar = row["bar"] or ""
+        if bar and row["unit"] == "%":
+            direction, limit = bar.split()
+            bar = f"{direction} {float(limit):.1%}"
         about = (row["part"], row["name"], row["precision"] or "")
-        rows.append((*about, *numbers, bar, "yes" if row["met"] else "NO", row["beside"]))
+        met = {True: "yes", False: "NO", None: ""}[row["met"]]
+        rows.append((*about, *numbers, bar, met, row["beside"]))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
@@ -227,6 +203,7 @@ def main(argv):
         gc.collect()  # models are cyclic; the next part needs their memory
         other_cores[part] = (foreign_seconds() - foreign) / (time.perf_counter() - start)
     names = ("model", "batch_size", "piece_batch_size", "num_classes", "precision", "repeats")
+    names += ("image_size", "workers") if "train" in parts else ()
     report = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),

@@ -99,4 +99,4 @@ def _recovered(model, is_jax):
     logs = {name: float(value) for name, value in model.get_metrics_result().items()}
     if not is_jax:
         return logs
-    return logs, model._get_jax_state(*[True] * 4, purge_model_variables=True)
+    return logs, model.hand_out()

@@ -28,6 +28,18 @@ class BackendTrainer:
         self.jax_state_sync()
         self._jax_state = None
 
+    def hand_out(self):
+        """Returns the state of the model's variables for the next step, as `fit` does."""
+        state = self._get_jax_state(
+            trainable_variables=True,
+            non_trainable_variables=True,
+            optimizer_variables=True,
+            metrics_variables=True,
+            purge_model_variables=True,
+        )
+        self._jax_state_synced = False
+        return state
+
     def predict_step(self, state, data):
         """Logits of every exit for one batch. Called by Keras."""
         outputs, non_trainable = super().predict_step(state, data)
