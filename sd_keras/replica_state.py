@@ -35,11 +35,21 @@ def gather(model, values):
         return np.asarray(values)[None]
     import tensorflow as tf
 
-    @tf.function
-    def gathered():
-        return strategy.run(lambda: context().all_gather(tf.constant(values)[None], 0))
+    def gather_one(value):
+        return context().all_gather(value[None], 0)
 
-    return strategy.experimental_local_results(gathered())[0].numpy()
+    gathered = traced(model, "gather", lambda value: strategy.run(gather_one, args=(value,)))
+    return strategy.experimental_local_results(gathered(tf.constant(values)))[0].numpy()
+
+
+def traced(model, key, function):
+    """Returns the TensorFlow function of a model that is kept under a key, tracing it once."""
+    import tensorflow as tf
+
+    kept = model.__dict__.setdefault("_replica_functions", {})
+    if key not in kept:
+        kept[key] = tf.function(function)
+    return kept[key]
 
 
 def own_values(model, variables):
@@ -56,7 +66,9 @@ def own_values(model, variables):
         flat = [tf.reshape(tf.cast(v.value, "float64"), [-1]) for v in variables]
         return context().all_gather(tf.concat(flat, 0)[None], 0)
 
-    found = strategy.experimental_local_results(tf.function(lambda: strategy.run(own))())[0]
+    key = ("own_values", *(id(variable) for variable in variables))
+    gathered = traced(model, key, lambda: strategy.run(own))
+    found = strategy.experimental_local_results(gathered())[0]
     ends = np.cumsum([int(np.prod(v.shape)) for v in variables])
     parts = np.split(found.numpy(), ends[:-1], axis=1)
     return [

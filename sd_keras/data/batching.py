@@ -11,7 +11,7 @@ LARGEST_CHUNK = 64
 GREY = 128
 
 
-def batches(stream, position, count, parts):
+def batches(stream, position, count, parts, endless=False):
     """Returns the Dataset of a `Stream` from a place in an epoch to the epoch's end.
 
     Args:
@@ -20,6 +20,7 @@ def batches(stream, position, count, parts):
             epoch and the number of steps to leave out.
         count: number of equal parts that a step's images are divided into.
         parts: a range of them. Each step gives one element per part, in this order.
+        endless: whether all epochs that follow come behind.
     """
     import tensorflow as tf
 
@@ -27,19 +28,22 @@ def batches(stream, position, count, parts):
     chunk = max(k for k in range(1, LARGEST_CHUNK + 1) if local % k == 0)
     sample = _columns(stream, 0, np.zeros([1, chunk], int), np.zeros([1, chunk], int), 1)
 
+    first = [0]
+
     # The epoch's table is made when iterating starts, so that one Dataset, which `fit` asks
     # for once, serves all epochs.
-    def table():
-        epoch, skip_steps = position()
+    def table(number):
+        epoch, skip_steps = position() if number == 0 else (first[0] + number, 0)
+        first[0] = epoch - number
         return _table(stream, epoch, skip_steps, count, parts, chunk)
 
-    def rows(_):
-        columns = tf.numpy_function(table, [], [tf.as_dtype(c.dtype.type) for c in sample])
+    def rows(number):
+        columns = tf.numpy_function(table, [number], [tf.as_dtype(c.dtype.type) for c in sample])
         for column, like in zip(columns, sample):
             column.set_shape([None, *like.shape[1:]])
         return tf.data.Dataset.from_tensor_slices(tuple(columns))
 
-    data = tf.data.Dataset.from_tensors(0).flat_map(rows)
+    data = tf.data.Dataset.range(2**31 if endless else 1).flat_map(rows)
     data = data.map(_chunk_maker(stream), tf.data.AUTOTUNE, deterministic=True)
     if chunk < local:
         data = data.batch(local // chunk, drop_remainder=True)
@@ -50,7 +54,10 @@ def batches(stream, position, count, parts):
         # This worker's part has been taken already.
         policy = tf.data.experimental.AutoShardPolicy.OFF
         options.experimental_distribute.auto_shard_policy = policy
-    return data.prefetch(tf.data.AUTOTUNE).with_options(options)
+    data = data.prefetch(tf.data.AUTOTUNE)
+    if endless:
+        data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return data.with_options(options)
 
 
 def _table(stream, epoch, skip_steps, count, parts, chunk):

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
-from sd_keras import replicas
+from sd_keras import replica_state, replicas
 from sd_keras.distribute import is_multi_worker
 from sd_keras.trainer.distributed_step import step_function
 
@@ -57,8 +57,18 @@ class DistributedFit:
         """Returns the metrics over all replicas in place of the mean of each one's own."""
         if self._distribute_strategy is None:
             return super()._get_metrics_result_or_logs(logs)
-        results = self.get_metrics_result()
+        # In one function, as of several workers each value would be asked for by itself.
+        results = replica_state.traced(self, "results", self.get_metrics_result)()
         return {name: results.get(name, value) for name, value in logs.items()}
+
+    def reset_metrics(self):
+        """Resets the metrics on each replica, without asking the other workers for each."""
+        if self._distribute_strategy is None or not tf.executing_eagerly():
+            super().reset_metrics()
+            return
+        reset = super().reset_metrics
+        key = ("reset", *(id(metric) for metric in self.metrics))
+        replica_state.traced(self, key, lambda: self.distribute_strategy.run(reset))()
 
 
 def check_setup(model):

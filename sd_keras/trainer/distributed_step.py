@@ -23,14 +23,21 @@ def _run_function(model, step):
     if model.jit_compile:  # of one replica: see `check_setup`
         step = tf.function(step, jit_compile=True, reduce_retracing=True)
 
+    names = []
+
+    def packed(data, stop):
+        logs = step(data)
+        names[:] = logs
+        # Each worker may have been asked to end: all learn of it behind the same step.
+        return tf.stack([tf.cast(value, "float32") for value in (*logs.values(), stop)])
+
     @tf.autograph.experimental.do_not_convert
     def run(batches, stop):
         for data in batches:
-            logs = strategy.run(step, args=(data,))
-        # Each worker may have been asked to end: all learn of it behind the same step.
-        stop = strategy.run(tf.identity, args=(stop,))
-        mean = lambda value: strategy.reduce("MEAN", value, axis=None)  # noqa: E731
-        return tf.nest.map_structure(mean, (logs, stop))
+            values = strategy.run(packed, args=(data, stop))
+        # In one vector: of several workers each value would be sent around by itself.
+        *logs, stop = tf.unstack(strategy.reduce("MEAN", values, axis=None))
+        return dict(zip(names, logs)), stop
 
     traced = {}
 

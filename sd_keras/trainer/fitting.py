@@ -44,15 +44,13 @@ class Fitting:
         else:
             given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
             callbacks = [follow, *(callback for callback in given if callback is not None)]
+        x, steps = as_data(x, self, self.position)
+        validation_data, validation_steps = as_data(validation_data, self)
+        given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
+        kwargs |= {name: value for name, value in given.items() if value is not None}
+        kwargs |= {"validation_data": validation_data, "callbacks": callbacks}
         try:
-            return super().fit(
-                as_data(x, self, self.position),
-                y,
-                *args,
-                validation_data=as_data(validation_data, self),
-                callbacks=callbacks,
-                **kwargs,
-            )
+            return super().fit(x, y, *args, **kwargs)
         finally:
             for callback in getattr(callbacks, "callbacks", callbacks):
                 # Keras calls nothing on a callback when `fit` ends by an error.
@@ -62,8 +60,10 @@ class Fitting:
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; takes a Stream, too, and checks arrays first."""
         checks.check_arrays(x, y, self.network, self.num_classes)
-        return super().evaluate(as_data(x, self), y, *args, **kwargs)
+        x, steps = as_data(x, self)
+        return super().evaluate(x, y, *args, **kwargs | ({"steps": steps} if steps else {}))
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`; takes a Stream, too."""
-        return super().predict(as_data(x, self), *args, **kwargs)
+        x, steps = as_data(x, self)
+        return super().predict(x, *args, **kwargs | ({"steps": steps} if steps else {}))

@@ -14,9 +14,12 @@ def as_data(x, model, position=lambda: (0, 0)):
         model: the `SelfDistillModel`; under a strategy each replica gets its own part.
         position: function without arguments; the epoch and the number of steps to leave out,
             asked for whenever iterating starts.
+
+    Returns:
+        The data, and the steps of an epoch where these have no end, else None.
     """
     if not isinstance(x, Stream):
-        return x
+        return x, None
     if x.shard != (0, 1):
         raise ValueError(
             "`x` must be a stream without `shard`: fit divides the batches among the replicas "
@@ -26,21 +29,26 @@ def as_data(x, model, position=lambda: (0, 0)):
     # since it is not among its public names.
     from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
-    class StreamAdapter(TFDatasetAdapter):
-        """Knows the number of steps, which a data set made when iterating starts does not."""
-
-        num_batches = x.steps_per_epoch
-
-    return StreamAdapter(_dataset(x, model, position))
-
-
-def _dataset(stream, model, position):
-    from sd_keras.data.batching import batches
-
     strategy = None
     if keras.config.backend() == "tensorflow":
         strategy = model.distribute_strategy
     count = strategy.num_replicas_in_sync if strategy else 1
+    # Iterators over several replicas take seconds to make and to end, and ask each other at
+    # each step whether there is data: one that never ends, for all epochs, does not.
+    endless = count > 1 and x.steps_per_epoch % model.steps_per_execution == 0
+
+    class StreamAdapter(TFDatasetAdapter):
+        """Knows the number of steps, which a data set made when iterating starts does not."""
+
+        num_batches = None if endless else x.steps_per_epoch
+
+    data = StreamAdapter(_dataset(x, strategy, count, position, endless))
+    return data, x.steps_per_epoch if endless else None
+
+
+def _dataset(stream, strategy, count, position, endless):
+    from sd_keras.data.batching import batches
+
     if count == 1:
         return batches(stream, position, 1, range(1))
     check_divisible(stream.batch_size, count)
@@ -49,7 +57,7 @@ def _dataset(stream, model, position):
     def of_worker(context):
         local = count // context.num_input_pipelines
         first = context.input_pipeline_id * local
-        return batches(stream, position, count, range(first, first + local))
+        return batches(stream, position, count, range(first, first + local), endless)
 
     # Unlike `experimental_distribute_dataset`, which would have each worker decode the images
     # of all and keep its own.
