@@ -18,8 +18,10 @@ One part or several, as words or by --what:
     input       images per second of the ImageNet input pipeline against decoding alone
     train       images per second at ImageNet's size, and their share of the processor's peak;
                 with --workers two worker processes against one process
+    backup      what a backup every 50 steps costs, and how soon a run goes on from one
     import      the seconds that `import sd_keras` adds to `import keras`
-    all         all of these; the torch part is left out where PyTorch is not installed
+    all         all but train and backup, which take minutes; the torch part is left out where
+                PyTorch is not installed
 
 What is compared runs in one process in turn, A B A B …, after two rounds of warm-up. A figure
 is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
@@ -53,8 +55,10 @@ PARTS = (
     "build",
     "input",
     "train",
+    "backup",
     "import",
 )
+LONG_PARTS = ("train", "backup")
 PRECISIONS = ("float32", "mixed_bfloat16")
 IMPORT_RUNS = 5
 # Both imports in one fresh interpreter: the difference between two whole start-ups would
@@ -97,7 +101,8 @@ def chosen_parts(asked):
     if not asked or not set(asked) <= {*PARTS, "all"}:
         choices = ", ".join((*PARTS, "all"))
         raise SystemExit(f"what to measure must be of: {choices}. Received: {asked or None}")
-    return PARTS if "all" in asked else [part for part in PARTS if part in asked]
+    whole = [part for part in PARTS if part not in LONG_PARTS] if "all" in asked else []
+    return [part for part in PARTS if part in (*whole, *asked)]
 
 
 def measure(part):
@@ -106,7 +111,7 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part in ("torch", "build", "input", "train"):
+    if part in ("torch", "build", "input", "train", "backup"):
         module = importlib.import_module(f"benchmark_{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)

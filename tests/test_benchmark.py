@@ -93,6 +93,21 @@ def test_the_table_holds_every_figure_and_what_was_left_out(measured):
     assert "torch is left out" in printed and "pip install '.[torch]'" in printed
 
 
+@pytest.mark.slow
+def test_the_parts_that_take_minutes(tmp_path):
+    output = tmp_path / "results.json"
+    arguments = ["train", "backup", *TINY, "--image_size=64", "--workers", f"--output={output}"]
+    result = run(*arguments, "--precision=float32")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(output.read_text())["figures"]
+    parts = [figure["part"] for figure in figures]
+    # The peak; of four methods speed and share of the peak; the workers.
+    assert {part: parts.count(part) for part in parts} == {"train": 10, "backup": 2}
+    assert all(math.isfinite(v) and v > 0 for figure in figures for v in figure["values"])
+    bars = {figure["name"]: figure["bar"] for figure in figures if figure["bar"]}
+    assert sorted(bars.values()) == ["<= 0.03", "<= 1.2", ">= 0.85"]
+
+
 def test_the_torch_part_alone_names_what_to_install():
     result = run("torch", before=["-c", WITHOUT_TORCH])
     assert result.returncode == 1
@@ -101,7 +116,7 @@ def test_the_torch_part_alone_names_what_to_install():
 
 UNKNOWN_PARTS = [("speed",), ("--what=steps,speed",), ()]
 CHOICES = dict.fromkeys(
-    UNKNOWN_PARTS, "steps, torch, precision, distortion, losses, build, input, import, all"
+    UNKNOWN_PARTS, "torch, precision, distortion, losses, build, input, train, backup, import, all"
 )
 CHOICES[("steps", "--precision=float8")] = "float32, mixed_bfloat16"
 CHOICES[("steps", "--model=resnet19")] = "resnet18"
