@@ -120,6 +120,8 @@ CHOICES = dict.fromkeys(
 )
 CHOICES[("steps", "--precision=float8")] = "float32, mixed_bfloat16"
 CHOICES[("steps", "--model=resnet19")] = "resnet18"
+CHOICES[("train", "--image_size=16")] = "16 is not integer >= 32"
+CHOICES[("train", "--workers=2")] = "--workers"
 
 
 @pytest.fixture(scope="module")
