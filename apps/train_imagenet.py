@@ -20,11 +20,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import run_settings
+import tensorflow as tf
 from absl import app, flags, logging
 from run_settings import build_method, settings_of_run
 
 import sd_keras
 from sd_keras import checkpoints, distribute, recipes, report, run_files
+from sd_keras.backup import PREEMPTED
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(run_settings)
@@ -77,13 +79,23 @@ def main(argv):
     except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except tf.errors.OpError as error:
+        # Of bad images the message is our own, in front of TensorFlow's; anything else that
+        # several workers meet here is that another has ended.
+        several = FLAGS.strategy == "multi_worker" and "max_bad_images" not in error.message
+        what = "another worker has ended" if several else "error"
+        print(f"{what}: {error.message.splitlines()[0]}", file=sys.stderr)
+        sys.exit(PREEMPTED if several else 1)
 
 
 def run(workdir):
     """Carries out the run of the flags."""
     keras.config.set_dtype_policy(FLAGS.precision)
-    checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run(FREE_FLAGS))
     recipe, method = recipe_of_flags(), build_method(FLAGS.method)
+    figures = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    asked = {"flags.json": settings_of_run(FREE_FLAGS), "recipe.json": figures}
+    for name, content in asked.items():
+        checkpoints.refuse_other_settings(workdir / name, content)
     strategy = distribute.strategy(FLAGS.strategy)
     train, held = streams(recipe, method)
     with strategy.scope():
@@ -91,20 +103,14 @@ def run(workdir):
         model = build_model(train, recipe, method)
     is_chief = distribute.is_chief(strategy)
     if is_chief:
-        # Only now: a wrong flag must not leave a workdir that the right one is refused.
-        workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(workdir / "flags.json", settings_of_run(FREE_FLAGS))
-        checkpoints.write_json(workdir / "recipe.json", dataclasses.asdict(recipe))
         announce(train, held, model, strategy)
-    backup = sd_keras.Backup(
-        workdir / "backup", FLAGS.backup_steps, FLAGS.keep, FLAGS.on_divergence, FLAGS.max_loss
-    )
+    claim = run_files.Claim({workdir / name: content for name, content in asked.items()})
     model.fit(
         train,
         validation_data=held,
         epochs=recipe.epochs,
         verbose=0,
-        callbacks=callbacks(workdir, recipe, train, backup, is_chief),
+        callbacks=callbacks(workdir, recipe, train, claim if is_chief else None),
     )
     if is_chief:
         finish(model, held, workdir, {"train": train.bad_images, "eval": held.bad_images})
@@ -176,19 +182,22 @@ def announce(train, held, model, strategy):
     )
 
 
-def callbacks(workdir, recipe, train, backup, is_chief):
-    """Returns backups, and of the chief progress and logs."""
-    found = [backup]
-    if recipe.ema_epochs:
-        found.insert(0, keras.callbacks.SwapEMAWeights())
-    if is_chief:
-        images = train.steps_per_epoch * train.batch_size
-        found += [
-            run_files.ResumedLog(workdir / "log.csv", backup),
-            keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-            report.Progress(recipe.epochs, images),
-        ]
-    return found
+def callbacks(workdir, recipe, train, claim):
+    """Returns backups, and of the chief, which has a claim, progress and logs."""
+    backup = sd_keras.Backup(
+        workdir / "backup", FLAGS.backup_steps, FLAGS.keep, FLAGS.on_divergence, FLAGS.max_loss
+    )
+    averages = [keras.callbacks.SwapEMAWeights()] if recipe.ema_epochs else []
+    if claim is None:
+        return [*averages, backup]
+    return [
+        *averages,
+        run_files.ResumedLog(workdir / "log.csv", backup),
+        report.Progress(recipe.epochs, train.steps_per_epoch * train.batch_size),
+        backup,
+        claim,
+        keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
+    ]
 
 
 def finish(model, held, workdir, bad_images):

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 
 from sd_keras import backup_files, distribute, replica_state, run_state
+from sd_keras.data.batches import check_whole
+from sd_keras.divergence import DivergenceError
 
 PREEMPTED = 75  # the exit code of sysexits.h for "try again later"
 
@@ -26,7 +28,8 @@ class Backup(keras.callbacks.Callback):
     States of other callbacks are not kept.
 
     SIGTERM, by which machines announce that they will be taken away, makes a backup after the
-    step at hand and ends the process with exit code 75; so it does on all workers if one gets it.
+    step at hand (with other data than a Stream none) and ends the process with exit code 75; so
+    it does on all workers if one gets it.
 
     Args:
         folder: where the files `epoch_00003_step_000500.npz` go; created if missing.
@@ -40,8 +43,9 @@ class Backup(keras.callbacks.Callback):
         max_roll_backs: of the whole run; the next divergence stops it.
 
     Raises:
-        ValueError: for arguments out of range; in `fit`, for a folder with backups of another
-            model, or another one on another worker.
+        ValueError: for arguments out of range; in `fit`, for backups of another model, of
+            another Stream in the middle of an epoch, or others than another worker sees.
+        DivergenceError: in `fit`, for a loss that is NaN or too high, as `on_divergence` says.
         OSError: in `fit`, if a file cannot be written; the last good ones stay.
         SystemExit: in `fit`, with code 75 after SIGTERM.
     """
@@ -56,11 +60,10 @@ class Backup(keras.callbacks.Callback):
         max_roll_backs=3,
     ):
         super().__init__()
-        for name, value in (("every_steps", every_steps), ("keep", keep)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(
-                    f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}"
-                )
+        check_whole("keep", keep, 1)
+        check_whole("max_roll_backs", max_roll_backs, 0)
+        if every_steps is not None:
+            check_whole("every_steps", every_steps, 1)
         if on_divergence not in ("stop", "roll_back"):
             raise ValueError(
                 "`on_divergence` must be 'stop' or 'roll_back'. "
@@ -98,7 +101,7 @@ class Backup(keras.callbacks.Callback):
         strategy = getattr(model, "distribute_strategy", None)
         self._is_chief = distribute.is_chief(strategy)
         self._is_multi_worker = distribute.is_multi_worker(strategy)
-        self._place.stop_wanted = self._place.stop_agreed = False
+        self._place.stop_agreed = False
         self._place.max_loss = self.max_loss
         self._place.recover = self._roll_back if self.on_divergence == "roll_back" else None
         self._restore()
@@ -113,8 +116,13 @@ class Backup(keras.callbacks.Callback):
         if about and epoch == about["epoch"] and about["step"]:
             self._check_steps_per_execution(about["step"])
             self._done = about["step"]
-            run_state.restore_metrics(self.model, self._arrays)
             self._place.begin_epoch(epoch, about["step"], about["logs"])
+            if not run_state.restore_metrics(self.model, self._arrays):
+                self._place.count(0, 0.0)
+                warnings.warn(
+                    f"the metrics of epoch {epoch + 1} count its steps from {self._done} on only",
+                    stacklevel=2,
+                )
         self._arrays = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -140,12 +148,11 @@ class Backup(keras.callbacks.Callback):
         if self._must_stop():
             self._leave()
 
-    def on_train_end(self, logs=None):
-        self._model._initial_epoch = None
-        self.release()
-
     def release(self):
-        """Gives SIGTERM back to whoever handled it before. Called by `fit`, also after errors."""
+        """Ends what concerns one `fit`, which calls this also after errors."""
+        if self._place is not None:
+            self._place.recover = self._place.max_loss = self._model._initial_epoch = None
+            self._place.stop_wanted = False
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler[0])
             self._handler = None
@@ -169,14 +176,7 @@ class Backup(keras.callbacks.Callback):
 
     def _restore(self):
         """Puts the newest readable backup in place, if there is one."""
-        path, self._arrays = backup_files.newest(self.folder, move_damaged=self._is_chief)
-        about = run_state.about(self._arrays) if path else {"epoch": 0, "step": 0}
-        place = np.array([path is not None, about["epoch"], about["step"]], "float32")
-        if (replica_state.gather(self.model, place) != place).any():
-            raise ValueError(
-                "`folder` must be one that all workers see, with the same backups. Received: "
-                f"folder={str(self.folder)!r}, where this worker finds {path or 'none'}"
-            )
+        path, self._arrays, about = self._newest(move_damaged=self._is_chief)
         if path is None:
             return
         received = f"folder={str(self.folder)!r} with {path.name}"
@@ -186,10 +186,27 @@ class Backup(keras.callbacks.Callback):
                 "`x` must be a sd_keras.data.Stream to go on in the middle of an epoch, where "
                 f"the newest backup is. Received: {received}"
             )
+        if about["step"] and about["data"] != self._place.data:
+            raise ValueError(
+                f"`x` must be the stream that the backup was made with, {about['data']}, to go on "
+                f"in the middle of an epoch. Received: x with {self._place.data}"
+            )
         run_state.restore(self.model, self._arrays)
         self._resumed, self.roll_backs = about, about["roll_backs"]
         # Keras's own way for callbacks to say where to begin (its BackupAndRestore uses it).
         self.model._initial_epoch = about["epoch"]
+
+    def _newest(self, move_damaged=False):
+        """Returns path, content and place of the newest backup, once all workers agree on it."""
+        path, arrays = backup_files.newest(self.folder, move_damaged)
+        about = run_state.about(arrays) if path else {"epoch": 0, "step": 0}
+        place = np.array([path is not None, about["epoch"], about["step"]], "float32")
+        if (replica_state.gather(self._model, place) != place).any():
+            raise ValueError(
+                "`folder` must be one that all workers see, with the same backups. Received: "
+                f"folder={str(self.folder)!r}, where this worker finds {path or 'none'}"
+            )
+        return path, arrays, about
 
     def _check_steps_per_execution(self, step):
         together = self.model.steps_per_execution
@@ -201,33 +218,30 @@ class Backup(keras.callbacks.Callback):
 
     def _save(self, epoch, step, logs):
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        arrays = run_state.snapshot(
-            self.model, epoch=epoch, step=step, logs=logs, roll_backs=self.roll_backs
-        )
+        place = {"epoch": epoch, "step": step, "data": self._place.data}
+        arrays = run_state.snapshot(self.model, **place, logs=logs, roll_backs=self.roll_backs)
         if not run_state.is_finite(arrays):
-            if self.on_divergence == "roll_back":
-                return  # the loss of the next step will show it
-            raise FloatingPointError(
-                f"weights or optimizer state are not finite after step {step} of epoch "
-                f"{epoch + 1} and not saved; the last good backup stays in {self.folder}"
-            )
+            # The loss of a step is taken before its update, so the last update goes unseen.
+            what = f"weights are not finite after training step {int(self.model.step.numpy())}"
+            error = DivergenceError(int(self.model.step.numpy()), what)
+            if self.on_divergence == "roll_back" and self._roll_back(error):
+                return
+            raise error
         if self._is_chief:
             backup_files.write(self.folder, epoch, step, arrays, self.keep)
 
     def _roll_back(self, error):
         """Puts the last backup's weights in place; tells whether it could."""
-        path, arrays = backup_files.newest(self.folder)
+        path, arrays, about = self._newest()
         if path is None or self.roll_backs >= self.max_roll_backs:
             return False
         self.roll_backs += 1
-        about = run_state.about(arrays)
         run_state.restore(self._model, arrays, counters=False)
-        if about["epoch"] == self._epoch and about["step"]:
-            run_state.restore_metrics(self._model, arrays)
+        self._model.reset_metrics()
+        self._place.count(0, 0.0)
+        same_epoch = about["epoch"] == self._epoch and about["step"]
+        if same_epoch and run_state.restore_metrics(self._model, arrays):
             self._place.count(about["step"], about["logs"]["loss"])
-        else:
-            self._model.reset_metrics()
-            self._place.count(0, 0.0)
         warnings.warn(
             f"{error.what}: went on from the weights of {path.name}, "
             f"with the batches that follow (roll back {self.roll_backs} of {self.max_roll_backs})",

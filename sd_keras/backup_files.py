@@ -2,9 +2,13 @@
 
 import re
 import warnings
+import zipfile
+import zlib
 
 from sd_keras import checkpoints, run_state
 
+# What a damaged file makes zipfile and NumPy raise; not an OSError, which is the disk's.
+DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, IndexError)
 NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.npz")
 
 
@@ -23,7 +27,7 @@ def write(folder, epoch, step, arrays, keep):
             "those before it are whole, and the same command goes on from them"
         ) from error
     for _, old in files(folder)[:-keep]:
-        old.unlink()
+        old.unlink(missing_ok=True)
 
 
 def files(folder):
@@ -38,17 +42,20 @@ def newest(folder, move_damaged=False):
     Raises:
         ValueError: if there are backups but none can be read.
     """
-    found = files(folder)
+    found, damaged = files(folder), []
     for _, path in reversed(found):
         try:
-            return path, run_state.read(path)
-        except Exception as error:  # whatever a damaged file makes zipfile and NumPy raise
+            arrays = run_state.read(path)
+            # Only now that there is another: what cannot be read today may be tomorrow.
+            for old in damaged if move_damaged else ():
+                old.rename(old.with_name(f"damaged_{old.name}"))
+            return path, arrays
+        except DAMAGE as error:
+            damaged.append(path)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(
                 f"backup {path} cannot be read and is passed over: {reason}", stacklevel=2
             )
-            if move_damaged:
-                path.rename(path.with_name(f"damaged_{path.name}"))
     if found:
         raise ValueError(
             "`folder` holds no readable backup; delete it to start anew. "

@@ -38,18 +38,21 @@ def gather(model, values):
     def gather_one(value):
         return context().all_gather(value[None], 0)
 
-    gathered = traced(model, "gather", lambda value: strategy.run(gather_one, args=(value,)))
+    function = lambda value: strategy.run(gather_one, args=(value,))  # noqa: E731
+    gathered = traced(model, "gather", (), function)
     return strategy.experimental_local_results(gathered(tf.constant(values)))[0].numpy()
 
 
-def traced(model, key, function):
-    """Returns the TensorFlow function of a model that is kept under a key, tracing it once."""
+def traced(model, name, variables, function):
+    """Returns a function of some of a model's variables as one of TensorFlow, traced once."""
     import tensorflow as tf
 
     kept = model.__dict__.setdefault("_replica_functions", {})
+    key = (name, *(id(variable) for variable in variables))
     if key not in kept:
-        kept[key] = tf.function(function)
-    return kept[key]
+        # With the variables, so that no other can get the place in memory that stands for one.
+        kept[key] = tf.function(function), list(variables)
+    return kept[key][0]
 
 
 def own_values(model, variables):
@@ -66,8 +69,7 @@ def own_values(model, variables):
         flat = [tf.reshape(tf.cast(v.value, "float64"), [-1]) for v in variables]
         return context().all_gather(tf.concat(flat, 0)[None], 0)
 
-    key = ("own_values", *(id(variable) for variable in variables))
-    gathered = traced(model, key, lambda: strategy.run(own))
+    gathered = traced(model, "own_values", variables, lambda: strategy.run(own))
     found = strategy.experimental_local_results(gathered())[0]
     ends = np.cumsum([int(np.prod(v.shape)) for v in variables])
     parts = np.split(found.numpy(), ends[:-1], axis=1)
@@ -78,9 +80,7 @@ def own_values(model, variables):
 
 
 def assign_own_values(model, variables, values):
-    """Gives each replica its own values, of `own_values`; of another number of replicas: none."""
-    if any(len(value) != count_of(model) for value in values):
-        return
+    """Gives each replica its own values, of `own_values` and as many replicas."""
     strategy = _strategy_of(model)
     if strategy is None:
         for variable, value in zip(variables, values):

@@ -12,7 +12,8 @@ class ResumedLog(keras.callbacks.CSVLogger):
 
     Args:
         path: `pathlib.Path` of the file.
-        backup: the `sd_keras.Backup`, in front of this callback in the list given to `fit`.
+        backup: the `sd_keras.Backup`, behind this callback in the list given to `fit`, so that
+            no epoch is backed up before it is in the file.
     """
 
     def __init__(self, path, backup):
@@ -21,6 +22,13 @@ class ResumedLog(keras.callbacks.CSVLogger):
         self.backup = backup
 
     def on_train_begin(self, logs=None):
+        """Leaves the file alone until it is known where the run goes on."""
+        self.is_open = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.is_open:
+            return
+        self.is_open = True
         # A run killed between log and backup would log that epoch twice.
         epochs, step = self.backup.resumed_at or (0, 0)
         if epochs or step:
@@ -28,6 +36,27 @@ class ResumedLog(keras.callbacks.CSVLogger):
         checkpoints.forget_epochs(self.path, epochs)
         self.append = epochs > 0
         super().on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        if self.is_open:
+            super().on_train_end(logs)
+
+
+class Claim(keras.callbacks.Callback):
+    """Writes what a run was asked for once `fit` has found nothing wrong with it.
+
+    Args:
+        files: dict from `pathlib.Path` to what to write there as JSON.
+    """
+
+    def __init__(self, files):
+        super().__init__()
+        self.files = files
+
+    def on_train_begin(self, logs=None):
+        for path, content in self.files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoints.write_json(path, content)
 
 
 def measure_and_export(workdir, held):

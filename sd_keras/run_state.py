@@ -69,15 +69,16 @@ def check_fits(model, arrays, argument, received):
         arrays: of `read`.
         argument, received: what the error names.
     """
+    metrics = sum(name.startswith("metric_") for name in arrays)
     saved = about(arrays)["variables"]
-    own = [*variables_of(model), *model.metrics_variables]
-    own = [[v.path, list(v.shape), str(v.dtype)] for v in own]
+    saved = saved[: len(saved) - metrics]  # metrics may not be built yet
+    own = [[v.path, list(v.shape), str(v.dtype)] for v in variables_of(model)]
     # Keras counts names up within a process ("conv2d_1"), so paths only help to read this.
     differing = [(s, o) for s, o in zip(saved, own) if s[1:] != o[1:]]
     if len(saved) != len(own) or differing:
         first = f"; the first that differs is {differing[0]}" if differing else ""
         raise ValueError(
-            f"`{argument}` must hold the state of this network, method, optimizer and metrics, "
+            f"`{argument}` must hold the state of this network, method and optimizer, "
             f"{len(own)} variables; it holds {len(saved)}{first}. Received: {received}"
         )
 
@@ -99,13 +100,25 @@ def restore(model, arrays, counters=True):
             if id(variable) not in kept:
                 value = arrays[f"variable_{index}"]
                 variable.assign(value.view(variable.dtype) if _is_odd(variable) else value)
+        if not counters:  # what was accumulated belongs to other weights and another count
+            for optimizer in optimizers:
+                for gradient in getattr(optimizer, "_accumulated_gradients", None) or ():
+                    gradient.assign(keras.ops.zeros_like(gradient))
 
 
 def restore_metrics(model, arrays):
-    """Gives the metrics their values, where as many replicas go on as were saved."""
+    """Gives the metrics their values; tells whether it could.
+
+    It cannot where another number of replicas goes on, or metrics are not built yet.
+    """
     metrics = model.metrics_variables
-    values = [arrays[f"metric_{index}"] for index in range(len(metrics))]
+    values = [value for name, value in arrays.items() if name.startswith("metric_")]
+    values = [arrays[f"metric_{index}"] for index in range(len(values))]
+    wanted = [(replica_state.count_of(model), *v.shape) for v in metrics]
+    if [value.shape for value in values] != wanted:
+        return False
     replica_state.assign_own_values(model, metrics, values)
+    return True
 
 
 def _is_odd(variable):

@@ -156,7 +156,13 @@ def options():
         )
         return model
 
-    losses("steps_1")
+    model = losses("steps_1")
+    before = found["steps_1"]
+    # Compiled again, what is reported is of the new metrics.
+    model.compile(sd_keras.optimizers.SGD(0.05), metrics=["accuracy"], jit_compile=False)
+    data = batches(views, labels)
+    history = model.fit(data, shuffle=False, verbose=0, epochs=2).history
+    assert history["loss"][1] < history["loss"][0] < before[0]
     losses("steps_3", steps_per_execution=3)
     ema = sd_keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5, weight_decay=1e-3)
     losses("ema", optimizer=ema)

@@ -209,7 +209,7 @@ def test_damaged_backups_are_passed_over(whole, folder, tmp_path):
     with pytest.warns(UserWarning, match=r"step_00000[02]\.npz cannot be read and is passed over"):
         fit(model, folder, backup)
     assert backup.resumed_at == (0, 5)
-    assert (tmp_path / "damaged_epoch_00001_step_000002.npz").exists()
+    assert len(list(tmp_path.glob("damaged_epoch_00001_step_00000[02].npz"))) == 2
     assert_same(whole[0], model)
     with (
         pytest.warns(UserWarning, match="passed over"),
@@ -217,7 +217,9 @@ def test_damaged_backups_are_passed_over(whole, folder, tmp_path):
     ):
         (tmp_path / "all").mkdir()
         (tmp_path / "all" / paths[0].name).write_bytes(b"")
-        backup_files.newest(tmp_path / "all")
+        backup_files.newest(tmp_path / "all", move_damaged=True)
+    # Whoever starts it again is not left with a run from the beginning.
+    assert [path.name for path in (tmp_path / "all").iterdir()] == [paths[0].name]
 
 
 def test_a_full_disk_leaves_the_last_good_backup(folder, tmp_path, monkeypatch):
@@ -244,7 +246,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(folder, tmp_
 
 def test_what_does_not_fit_is_refused(folder, tmp_path):
     stopped_at(3, folder, tmp_path)
-    with pytest.raises(ValueError, match="`folder` must hold the state of this network, method"):
+    with pytest.raises(
+        ValueError, match="`folder` must hold the state of this network, method and"
+    ):
         fit(model_of(optimizer=keras.optimizers.Adam()), folder, sd_keras.Backup(tmp_path))
     arrays = np.zeros((8, 16, 16, 3), "uint8"), np.zeros(8, "int32")
     with pytest.raises(ValueError, match="`every_steps` must be None unless"):
@@ -253,6 +257,12 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         model_of().fit(*arrays, callbacks=[sd_keras.Backup(tmp_path)])
     with pytest.raises(ValueError, match="`steps_per_execution` must divide 2"):
         fit(model_of(steps_per_execution=5), folder, sd_keras.Backup(tmp_path))
+    other = data.stream(folder, BATCH, size=16, seed=4)
+    with pytest.raises(ValueError, match="`x` must be the stream that the backup was made with"):
+        model_of().fit(other, epochs=2, verbose=0, callbacks=[sd_keras.Backup(tmp_path)])
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    with pytest.raises(ValueError, match=r"must not hold SwapEMAWeights\(swap_on_epoch=True\)"):
+        fit(model_of(), folder, sd_keras.Backup(tmp_path), callbacks=[swap])
     with pytest.raises(ValueError, match="`class_weight` must be left out when `x` is a"):
         fit(model_of(), folder, None, class_weight={0: 2.0})
 
@@ -260,8 +270,8 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"every_steps": 0}, "`every_steps` must be a whole number"),
-        ({"keep": 0}, "`keep` must be a whole number of at least 1. Received: keep=0"),
+        ({"every_steps": 0}, "`every_steps` must be an integer of at least 1"),
+        ({"keep": 0}, "`keep` must be an integer of at least 1. Received: keep=0"),
         ({"on_divergence": "ignore"}, "`on_divergence` must be 'stop' or 'roll_back'"),
         ({"max_loss": -1.0}, "`max_loss` must be above 0. Received: max_loss=-1.0"),
     ],
@@ -269,6 +279,45 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
 def test_arguments_out_of_range(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         sd_keras.Backup(tmp_path, **arguments)
+
+
+class Own(keras.metrics.Metric):
+    """A metric whose variables Keras makes at the first batch."""
+
+    def __init__(self, name="own", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_variable((), "zeros", name="total")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign(self.total + 1.0)
+
+    def result(self):
+        return ops.add(self.total, 0.0)
+
+
+def test_a_metric_of_ones_own_does_not_bar_the_way(whole, folder, tmp_path):
+    def own_model(seed):
+        model = model_of(seed)
+        model.compile(sd_keras.optimizers.SGD(0.05, weight_decay=1e-3), metrics=[Own()])
+        return model
+
+    stopped_at(9, folder, tmp_path, own_model(0))
+    model = own_model(1)
+    with pytest.warns(UserWarning, match="metrics of epoch 2 count its steps from 2 on only"):
+        fit(model, folder, sd_keras.Backup(tmp_path, 2))
+    assert_same(whole[0], model)
+
+
+def test_nothing_of_a_backup_outlives_its_fit(folder, tmp_path):
+    backup = sd_keras.Backup(tmp_path, on_divergence="roll_back", max_loss=1e6)
+    model = model_of()
+    fit(model, folder, backup, epochs=1)
+    assert model.position.recover is model.position.max_loss is None
+    with pytest.raises(InterruptedError):
+        fit(model, folder, sd_keras.Backup(tmp_path), callbacks=[StopAt(6)])
+    assert len(fit(model, folder, None, epochs=1)["loss"]) == 1
+    with pytest.raises(sd_keras.NonFiniteLossError):
+        fit(model, folder, None, epochs=1, callbacks=[Spoil(15, "nan"), Spoil(16, "nan")])
 
 
 def test_epochs_of_arrays_are_backed_up_too(images, labels, tmp_path):

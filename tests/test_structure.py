@@ -17,6 +17,7 @@ LEVELS = {
     "optimizers": 0,
     "recipes": 1,
     "checkpoints": 0,
+    "divergence": 0,
     "replica_state": 1,
     "run_state": 2,
     "backup_files": 3,

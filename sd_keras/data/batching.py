@@ -26,24 +26,7 @@ def batches(stream, position, count, parts, endless=False):
 
     local = stream.cells(0, count).shape[-1]
     chunk = max(k for k in range(1, LARGEST_CHUNK + 1) if local % k == 0)
-    sample = _columns(stream, 0, np.zeros([1, chunk], int), np.zeros([1, chunk], int), 1)
-
-    first = [0]
-
-    # The epoch's table is made when iterating starts, so that one Dataset, which `fit` asks
-    # for once, serves all epochs.
-    def table(number):
-        epoch, skip_steps = position() if number == 0 else (first[0] + number, 0)
-        first[0] = epoch - number
-        return _table(stream, epoch, skip_steps, count, parts, chunk)
-
-    def rows(number):
-        columns = tf.numpy_function(table, [number], [tf.as_dtype(c.dtype.type) for c in sample])
-        for column, like in zip(columns, sample):
-            column.set_shape([None, *like.shape[1:]])
-        return tf.data.Dataset.from_tensor_slices(tuple(columns))
-
-    data = tf.data.Dataset.range(2**31 if endless else 1).flat_map(rows)
+    data = _rows(stream, position, count, parts, chunk, endless)
     data = data.map(_chunk_maker(stream), tf.data.AUTOTUNE, deterministic=True)
     if chunk < local:
         data = data.batch(local // chunk, drop_remainder=True)
@@ -58,6 +41,29 @@ def batches(stream, position, count, parts, endless=False):
     if endless:
         data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return data.with_options(options)
+
+
+def _rows(stream, position, count, parts, chunk, endless):
+    """Returns the Dataset of the tables of epochs, row by row; see `batches`."""
+    import tensorflow as tf
+
+    sample = _columns(stream, 0, np.zeros([1, chunk], int), np.zeros([1, chunk], int), 1)
+    first = [0]
+
+    # An epoch's table is made when it begins, so that one Dataset, which `fit` asks for once,
+    # serves all epochs.
+    def table(number):
+        epoch, skip_steps = position() if number == 0 else (first[0] + number, 0)
+        first[0] = epoch - number
+        return _table(stream, epoch, skip_steps, count, parts, chunk)
+
+    def rows(number):
+        columns = tf.numpy_function(table, [number], [tf.as_dtype(c.dtype.type) for c in sample])
+        for column, like in zip(columns, sample):
+            column.set_shape([None, *like.shape[1:]])
+        return tf.data.Dataset.from_tensor_slices(tuple(columns))
+
+    return tf.data.Dataset.range(2**31 if endless else 1).flat_map(rows)
 
 
 def _table(stream, epoch, skip_steps, count, parts, chunk):

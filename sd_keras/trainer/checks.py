@@ -115,3 +115,13 @@ def check_stream_arguments(y, arguments):
                 f"`{name}` must be left out when `x` is a sd_keras.data.Stream, which brings "
                 f"labels, weights and batches. Received: {name} of type {type(value).__name__}"
             )
+
+
+def check_callbacks(callbacks, backup_class):
+    """Checks that a backup will not be made while averages stand in for the weights."""
+    swaps = any(getattr(callback, "swap_on_epoch", False) for callback in callbacks)
+    if swaps and any(isinstance(callback, backup_class) for callback in callbacks):
+        raise ValueError(
+            "`callbacks` must not hold SwapEMAWeights(swap_on_epoch=True) beside a Backup, which "
+            "would save the averages as weights. Received: swap_on_epoch=True"
+        )

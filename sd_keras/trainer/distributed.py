@@ -58,7 +58,9 @@ class DistributedFit:
         if self._distribute_strategy is None:
             return super()._get_metrics_result_or_logs(logs)
         # In one function, as of several workers each value would be asked for by itself.
-        results = replica_state.traced(self, "results", self.get_metrics_result)()
+        results = replica_state.traced(
+            self, "results", self.metrics_variables, self.get_metrics_result
+        )()
         return {name: results.get(name, value) for name, value in logs.items()}
 
     def reset_metrics(self):
@@ -67,8 +69,8 @@ class DistributedFit:
             super().reset_metrics()
             return
         reset = super().reset_metrics
-        key = ("reset", *(id(metric) for metric in self.metrics))
-        replica_state.traced(self, key, lambda: self.distribute_strategy.run(reset))()
+        on_each = lambda: self.distribute_strategy.run(reset)  # noqa: E731
+        replica_state.traced(self, "reset", self.metrics_variables, on_each)()
 
 
 def check_setup(model):

@@ -2,10 +2,11 @@
 
 import keras
 
+from sd_keras.backup import Backup
 from sd_keras.trainer import checks
 from sd_keras.trainer.guards import guarded
 from sd_keras.trainer.position import Follow, skipping
-from sd_keras.trainer.streams import as_data, is_stream
+from sd_keras.trainer.streams import as_data, description, is_stream
 
 
 class Fitting:
@@ -37,33 +38,42 @@ class Fitting:
             checks.check_arrays(held, held_labels, self.network, self.num_classes, arguments)
         if is_stream(x):
             checks.check_stream_arguments(y, kwargs)
-        self.position.counts_on = is_stream(x)
+        # On PyTorch Keras takes a batch before the step that would be left out.
+        self.position.counts_on = is_stream(x) and keras.config.backend() != "torch"
+        self.position.data = description(x)
         follow = Follow(self.position)
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks.callbacks.insert(0, follow)
         else:
             given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
             callbacks = [follow, *(callback for callback in given if callback is not None)]
+        checks.check_callbacks(getattr(callbacks, "callbacks", callbacks), Backup)
         x, steps = as_data(x, self, self.position)
         validation_data, validation_steps = as_data(validation_data, self)
         given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
-        kwargs |= {name: value for name, value in given.items() if value is not None}
+        kwargs = _with_defaults(kwargs, given)
         kwargs |= {"validation_data": validation_data, "callbacks": callbacks}
         try:
             return super().fit(x, y, *args, **kwargs)
         finally:
             for callback in getattr(callbacks, "callbacks", callbacks):
                 # Keras calls nothing on a callback when `fit` ends by an error.
-                if hasattr(callback, "release"):
+                if isinstance(callback, Backup):
                     callback.release()
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; takes a Stream, too, and checks arrays first."""
         checks.check_arrays(x, y, self.network, self.num_classes)
         x, steps = as_data(x, self)
-        return super().evaluate(x, y, *args, **kwargs | ({"steps": steps} if steps else {}))
+        return super().evaluate(x, y, *args, **_with_defaults(kwargs, {"steps": steps}))
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`; takes a Stream, too."""
         x, steps = as_data(x, self)
-        return super().predict(x, *args, **kwargs | ({"steps": steps} if steps else {}))
+        return super().predict(x, *args, **_with_defaults(kwargs, {"steps": steps}))
+
+
+def _with_defaults(arguments, defaults):
+    """Adds to arguments what is known and not among them."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return arguments | {k: v for k, v in defaults.items() if v is not None and k not in given}

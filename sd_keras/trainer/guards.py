@@ -2,53 +2,8 @@
 
 import math
 
+from sd_keras.divergence import LossBlowUpError, NonFiniteLossError
 from sd_keras.trainer.labels import HIGH, LOW, range_message
-
-
-class DivergenceError(ArithmeticError):
-    """The training loss became useless.
-
-    Attributes:
-        step: the training step, counted from 1 over the model's whole life.
-        what: what happened, and where.
-    """
-
-    def __init__(self, step, what):
-        self.step = step
-        self.what = what
-        super().__init__(
-            f"{what}. A lower learning rate or a warm-up usually helps; the model's weights are "
-            "no longer usable, so go on from a checkpoint."
-        )
-
-
-class NonFiniteLossError(DivergenceError):
-    """The training loss became NaN or infinite.
-
-    Attributes:
-        step: the training step, counted from 1 over the model's whole life.
-        terms: names of the loss terms that are not finite.
-    """
-
-    def __init__(self, step, terms):
-        self.terms = terms
-        named = ", ".join(terms) or "none, only their sum or a regularizer"
-        where = f"the loss is not finite at training step {step}"
-        super().__init__(step, f"{where}; terms that are not: {named}")
-
-
-class LossBlowUpError(DivergenceError):
-    """The training loss of a step was above the limit that the user set.
-
-    Attributes:
-        step: the training step, counted from 1 over the model's whole life.
-        loss: of that step, or the mean of those executed together.
-    """
-
-    def __init__(self, step, loss, limit):
-        self.loss = loss
-        where = f"the loss is {loss:.6g} at training step {step}"
-        super().__init__(step, f"{where}, above max_loss={limit:g}")
 
 
 def guarded(step_function, model, training):

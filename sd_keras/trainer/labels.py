@@ -147,13 +147,13 @@ def resolve_loss(loss):
             f"keras.losses.CategoricalCrossentropy(from_logits=True). Received: loss={loss!r}"
         )
     if not isinstance(function, keras.losses.Loss):
-        return _per_example(function, wants_one_hot=_is_dense_keras_loss(function))
+        return _per_example(function, function)
     if function.reduction not in ("sum_over_batch_size", "mean", None, "none"):
         raise ValueError(
             "`loss` must be a mean over the batch. "
             f"Received: loss with reduction={function.reduction!r}"
         )
-    return _per_example(function.call, wants_one_hot=_is_dense_keras_loss(function))
+    return _per_example(function.call, function)
 
 
 def _named(function):
@@ -180,7 +180,10 @@ def _is_dense_keras_loss(function):
     return is_own and "sparse" not in _name_of(function)
 
 
-def _per_example(function, wants_one_hot):
+def _per_example(function, loss):
+    """Returns the label loss that calls `function`, which belongs to what the user gave."""
+    wants_one_hot, is_sparse = _is_dense_keras_loss(loss), "sparse" in _name_of(loss)
+
     def label_loss(labels, logits):
         num_classes = logits.shape[-1]
         if len(labels.shape) == 1:
@@ -188,6 +191,12 @@ def _per_example(function, wants_one_hot):
             labels = ops.clip(labels, 0, num_classes - 1)
             if wants_one_hot:
                 labels = ops.one_hot(labels, num_classes, dtype=logits.dtype)
+        elif is_sparse:
+            raise ValueError(
+                "`loss` must take probabilities where labels are soft or mixed: for instance "
+                "keras.losses.CategoricalCrossentropy(from_logits=True). "
+                f"Received: loss {_named(loss).__name__!r}"
+            )
         values = ops.convert_to_tensor(function(labels, logits))
         if len(values.shape) != 1:
             raise ValueError(

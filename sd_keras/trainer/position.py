@@ -13,6 +13,7 @@ class Position:
         counts_on: whether the data can begin behind `skip_steps`.
         stop_wanted: this process was asked to end.
         stop_agreed: any of the workers was, known by all of them since the same step.
+        data: what the places in the data depend on, or None.
         recover: None, or a function of a `DivergenceError` that puts usable weights in place and
             returns True.
         max_loss: loss of a step above which it counts as diverged, or None.
@@ -20,7 +21,7 @@ class Position:
 
     def __init__(self):
         self.counts_on = self.stop_wanted = self.stop_agreed = False
-        self.recover = self.max_loss = None
+        self.data = self.recover = self.max_loss = None
         self.begin_epoch(0)
 
     def __call__(self):

@@ -64,6 +64,14 @@ def _dataset(stream, strategy, count, position, endless):
     return strategy.distribute_datasets_from_function(of_worker)
 
 
+def description(x):
+    """Returns what the places in a Stream depend on, of kinds that JSON holds; else None."""
+    if not isinstance(x, Stream):
+        return None
+    names = ("num_examples", "batch_size", "size", "protocol", "views", "seed")
+    return {name: getattr(x, name) for name in names}
+
+
 def is_stream(x):
     """Tells whether data are a Stream."""
     return isinstance(x, Stream)
