@@ -77,6 +77,11 @@ def evaluate_exits(network, images, labels=None, batch_size=256, bins=15):
         `calibration_error` (see `calibration_error`).
     """
     if labels is None:
+        if not hasattr(images, "dataset"):
+            raise ValueError(
+                "`labels` must be class numbers (n,), unless `images` is a sd_keras.data.Stream. "
+                f"Received: labels=None, images of type {type(images).__name__}"
+            )
         parts = []
         for batch, numbers, weights in images.dataset().as_numpy_iterator():
             outputs = network.predict_on_batch(batch[weights > 0])

@@ -38,7 +38,8 @@ class Backup(keras.callbacks.Callback):
         keep: how many of the newest files stay.
         on_divergence: `"stop"` raises the `DivergenceError` of the step; `"roll_back"` puts the
             weights and the optimizer of the last backup in place and goes on with the batches
-            that follow, the learning rate's schedule too.
+            that follow, the learning rate's schedule too; if that diverges before there is
+            another backup, those of the one before.
         max_loss: a loss of one step above it counts as divergence, as NaN does; None for NaN only.
         max_roll_backs: of the whole run; the next divergence stops it.
 
@@ -78,7 +79,8 @@ class Backup(keras.callbacks.Callback):
         self.max_loss = max_loss
         self.max_roll_backs = max_roll_backs
         self.roll_backs = 0
-        self._resumed = self._handler = self._place = None
+        self._resumed = self._handler = self._place = self._rolled_before = None
+        self._clean_steps = 1
 
     @property
     def resumed_at(self):
@@ -104,6 +106,7 @@ class Backup(keras.callbacks.Callback):
         self._place.stop_agreed = False
         self._place.max_loss = self.max_loss
         self._place.recover = self._roll_back if self.on_divergence == "roll_back" else None
+        self._rate = run_state.learning_rate(model)
         self._restore()
         if self._is_chief:
             backup_files.check_writable(self.folder)
@@ -130,6 +133,7 @@ class Backup(keras.callbacks.Callback):
         done = min(batch + 1, self.params["steps"] or batch + 1)
         if done <= self._done:
             return  # made by an earlier process
+        self._clean_steps += 1
         ended = done == self.params["steps"]
         due = self.every_steps and done // self.every_steps > self._done // self.every_steps
         self._done = done
@@ -176,37 +180,20 @@ class Backup(keras.callbacks.Callback):
 
     def _restore(self):
         """Puts the newest readable backup in place, if there is one."""
-        path, self._arrays, about = self._newest(move_damaged=self._is_chief)
+        path, self._arrays, about = backup_files.agreed(
+            self.model, self.folder, move_damaged=self._is_chief
+        )
         if path is None:
             return
         received = f"folder={str(self.folder)!r} with {path.name}"
         run_state.check_fits(self.model, self._arrays, "folder", received)
-        if about["step"] and not self._place.counts_on:
-            raise ValueError(
-                "`x` must be a sd_keras.data.Stream to go on in the middle of an epoch, where "
-                f"the newest backup is. Received: {received}"
-            )
-        if about["step"] and about["data"] != self._place.data:
-            raise ValueError(
-                f"`x` must be the stream that the backup was made with, {about['data']}, to go on "
-                f"in the middle of an epoch. Received: x with {self._place.data}"
-            )
+        self._place.check_goes_on(about["step"], about["data"], received)
         run_state.restore(self.model, self._arrays)
+        run_state.warn_of_rate(self._rate, about["learning_rate"], self.model)
+        self._rate = about["learning_rate"]
         self._resumed, self.roll_backs = about, about["roll_backs"]
         # Keras's own way for callbacks to say where to begin (its BackupAndRestore uses it).
         self.model._initial_epoch = about["epoch"]
-
-    def _newest(self, move_damaged=False):
-        """Returns path, content and place of the newest backup, once all workers agree on it."""
-        path, arrays = backup_files.newest(self.folder, move_damaged)
-        about = run_state.about(arrays) if path else {"epoch": 0, "step": 0}
-        place = np.array([path is not None, about["epoch"], about["step"]], "float32")
-        if (replica_state.gather(self._model, place) != place).any():
-            raise ValueError(
-                "`folder` must be one that all workers see, with the same backups. Received: "
-                f"folder={str(self.folder)!r}, where this worker finds {path or 'none'}"
-            )
-        return path, arrays, about
 
     def _check_steps_per_execution(self, step):
         together = self.model.steps_per_execution
@@ -218,24 +205,34 @@ class Backup(keras.callbacks.Callback):
 
     def _save(self, epoch, step, logs):
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        place = {"epoch": epoch, "step": step, "data": self._place.data}
-        arrays = run_state.snapshot(self.model, **place, logs=logs, roll_backs=self.roll_backs)
+        place = {"epoch": epoch, "step": step, "data": self._place.data, "logs": logs}
+        place |= {"roll_backs": self.roll_backs, "learning_rate": self._rate}
+        arrays = run_state.snapshot(self.model, **place)
         if not run_state.is_finite(arrays):
             # The loss of a step is taken before its update, so the last update goes unseen.
             what = f"weights are not finite after training step {int(self.model.step.numpy())}"
             error = DivergenceError(int(self.model.step.numpy()), what)
-            if self.on_divergence == "roll_back" and self._roll_back(error):
-                return
-            raise error
+            if self.on_divergence != "roll_back" or not self._roll_back(error):
+                raise error
+            self._clean_steps = 0
+        if self._clean_steps < 1:
+            return  # the same weights again, and would push an older file out
+        self._rolled_before = None
         if self._is_chief:
             backup_files.write(self.folder, epoch, step, arrays, self.keep)
 
     def _roll_back(self, error):
         """Puts the last backup's weights in place; tells whether it could."""
-        path, arrays, about = self._newest()
+        # Twice from one backup, with no other in between: that one was on the way there already.
+        before = self._rolled_before
+        path, arrays, about = backup_files.agreed(self._model, self.folder, before=before)
         if path is None or self.roll_backs >= self.max_roll_backs:
             return False
         self.roll_backs += 1
+        self._clean_steps = -1  # the step at hand is yet to be counted
+        self._rolled_before = about["epoch"], about["step"]
+        if not about["step"]:  # what was saved before the validation is the same
+            self._rolled_before = about["epoch"] - 1, self.params["steps"] or 0
         run_state.restore(self._model, arrays, counters=False)
         self._model.reset_metrics()
         self._place.count(0, 0.0)

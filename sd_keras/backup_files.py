@@ -5,7 +5,9 @@ import warnings
 import zipfile
 import zlib
 
-from sd_keras import checkpoints, run_state
+import numpy as np
+
+from sd_keras import checkpoints, replica_state, run_state
 
 # What a damaged file makes zipfile and NumPy raise; not an OSError, which is the disk's.
 DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, IndexError)
@@ -36,13 +38,40 @@ def files(folder):
     return sorted(((int(m[1]), int(m[2])), path) for m, path in matches if m)
 
 
-def newest(folder, move_damaged=False):
+def agreed(model, folder, move_damaged=False, before=None):
+    """Returns path, content and place of the newest backup, once all workers agree on it.
+
+    Args:
+        model: the model under `fit`; all of its workers must call this at once.
+        folder, move_damaged, before: of `newest`.
+
+    Raises:
+        ValueError: if not all workers find the same backup, or as `newest` does.
+    """
+    path, arrays = newest(folder, move_damaged, before)
+    about = run_state.about(arrays) if path else {"epoch": 0, "step": 0}
+    place = np.array([path is not None, about["epoch"], about["step"]], "float32")
+    if (replica_state.gather(model, place) != place).any():
+        raise ValueError(
+            "`folder` must be one that all workers see, with the same backups. Received: "
+            f"folder={str(folder)!r}, where this worker finds {path or 'none'}"
+        )
+    return path, arrays, about
+
+
+def newest(folder, move_damaged=False, before=None):
     """Returns path and content of the newest backup that can be read; (None, None) without any.
+
+    Args:
+        folder: where the files are.
+        move_damaged: whether those that cannot be read get another name.
+        before: an (epoch, step) to find one older than; where there is none, the newest.
 
     Raises:
         ValueError: if there are backups but none can be read.
     """
     found, damaged = files(folder), []
+    found = [entry for entry in found if before is None or entry[0] < before] or found
     for _, path in reversed(found):
         try:
             arrays = run_state.read(path)

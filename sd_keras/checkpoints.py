@@ -118,9 +118,11 @@ def forget_epochs(path, epochs):
         epochs: how many epochs to keep.
     """
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [row for row in lines[1:] if row.endswith("\n") and int(row.split(",")[0]) < epochs]
-        write_whole(path, lambda aside: aside.write_text("".join([*lines[:1], *kept])))
+        lines = path.read_bytes().splitlines(keepends=True)  # as text, line ends could change
+        kept = [
+            row for row in lines[1:] if row.endswith(b"\n") and int(row.split(b",")[0]) < epochs
+        ]
+        write_whole(path, lambda aside: aside.write_bytes(b"".join([*lines[:1], *kept])))
 
 
 def restore(folder):

@@ -18,12 +18,13 @@ class Recipe:
         learning_rate: at the beginning, or behind the warm-up.
         schedule: "step", "cosine" to 0, or "constant".
         drops: "step": shares of the epochs at which the rate drops to a tenth.
-        warmup_epochs: over which the rate rises from 0.
+        warmup_epochs: over which the rate rises from 0; at most a tenth of `epochs`.
         momentum, nesterov, weight_decay: of `sd_keras.optimizers.SGD`.
         undecayed: parts of names of variables that are not decayed.
         label_smoothing: share of a label's probability spread over all classes.
         mixup, cutmix: α of `sd_keras.mixing.Mix`, 0 for none.
-        rand_augment: strength of Keras's RandAugment of two operations, 0…1; 0 for none.
+        rand_augment: `factor` of Keras's RandAugment of two operations, 0…1; 0 for none. It
+            draws them once a batch, and its strengths are not those of the paper's scale.
         ema_epochs: epochs that the moving average of the weights looks back; 0 for none.
         image_size: height and width of the crops.
         protocol: of `sd_keras.data.stream`.
@@ -61,7 +62,9 @@ class Recipe:
         if self.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, total)
         if self.warmup_epochs:
-            rate = WarmUp(rate, max(1, round(self.warmup_epochs * steps)))
+            # A short run keeps the form of a long one.
+            rise = min(self.warmup_epochs, self.epochs / 10)
+            rate = WarmUp(rate, max(1, round(rise * steps)))
         return rate
 
     def optimizer(self, steps, accumulate=1):
@@ -106,14 +109,15 @@ class Recipe:
 
 
 RECIPES = {
-    # The original papers of the networks, as the self-distillation papers use them.
+    # The original papers of the networks, as the self-distillation papers use them. Of those
+    # one mentions Nesterov's momentum in general; none of the networks' papers used it.
     "resnet": Recipe(),
     "vgg": Recipe(),
     "alexnet": Recipe(
         learning_rate=0.01, drops=(2 / 9, 4 / 9, 6 / 9, 8 / 9), weight_decay=5e-4, image_size=227
     ),
     # What is usual today, put together by this project and not yet measured at full length.
-    # RandAugment (Cubuk et al. 2020) used two operations of strength 9 of 30 for ResNet-50.
+    # RandAugment is Cubuk et al. 2020, here with Keras's layer and its own scale of strength.
     "modern": Recipe(
         epochs=100,
         learning_rate=0.125,

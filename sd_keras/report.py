@@ -88,9 +88,11 @@ def duration(seconds):
 def versions():
     """Returns the versions of Python, this library and what it ran on, by name."""
     backend = keras.config.backend()
-    packages = ("sd_keras", "keras", "numpy", backend)
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return found | {"python": platform.python_version(), "backend": backend}
+    # Not by the names of installed packages: TensorFlow comes under several.
+    modules = [importlib.import_module(name) for name in ("keras", "numpy", backend)]
+    found = {module.__name__: module.__version__ for module in modules}
+    own = {"sd_keras": importlib.metadata.version("sd_keras")}
+    return own | found | {"python": platform.python_version(), "backend": backend}
 
 
 def table(header, rows):

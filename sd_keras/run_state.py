@@ -1,6 +1,7 @@
 """All that a training step reads and writes, as arrays in one file."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -12,6 +13,29 @@ from sd_keras.checkpoints import write_whole
 def variables_of(model):
     """Returns weights, moving statistics, step, random states and optimizer state."""
     return [*model.variables, *model.optimizer.variables]
+
+
+def learning_rate(model):
+    """Returns the learning rate that a model's optimizer holds, None for a schedule."""
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    rate = inner._learning_rate
+    return float(keras.ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else None
+
+
+def warn_of_rate(given, begun, model):
+    """Warns where a learning rate was given that a restored model does not have.
+
+    Args:
+        given: `learning_rate` of the model before.
+        begun: with which the run began; since then a callback may have changed it.
+        model: after `restore`.
+    """
+    now = learning_rate(model)
+    if given not in (begun, now) and None not in (given, now):
+        warnings.warn(
+            f"the learning rate of the backup, {now:g}, goes on, not the {given:g} that is given",
+            stacklevel=4,
+        )
 
 
 def snapshot(model, **position):

@@ -4,11 +4,14 @@
 
 STRATEGY is a name of `sd_keras.distribute`; with DEVICES 2 the CPU counts as two. The workers
 of "multi_worker" are told by TF_CONFIG. CASE is "same" or "stream:FOLDER", where ready-made views
-and synchronised normalisation make all strategies come to the same, or "refused", "options" or
-"drawn".
+and synchronised normalisation make all strategies come to the same, "backed_up:FOLDER", or
+"refused", "options" or "drawn".
 """
 
+import contextlib
+import pathlib
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -81,6 +84,62 @@ def streamed(folder):
     found["evaluate"] = model.evaluate(held, return_dict=True, verbose=0)
     found["weights"] = {v.path: v.numpy() for v in model.network.weights}
     return {f"{k} {name}".replace("/", "|"): v for k, d in found.items() for name, v in d.items()}
+
+
+class At(keras.callbacks.Callback):
+    """Calls a function of the model in front of one step."""
+
+    def __init__(self, step, function):
+        super().__init__()
+        self.step, self.function = step, function
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.step is not None and self.model.optimizer.iterations == self.step:
+            self.step = None  # once, also where the count goes back
+            self.function(self.model)
+
+
+def stop(model):
+    raise InterruptedError
+
+
+def spoil(model):
+    bias = model.network.trainable_weights[-1]
+    bias.assign(bias * np.float32("nan"))
+
+
+def backed_up(folder):
+    """What two replicas come to that roll back; what one does that goes on where two stopped."""
+    backups, strategy = pathlib.Path(sys.argv[3]).parent, distribute.strategy("mirrored")
+
+    def fit(name, scope, at=None, epochs=1, **kwargs):
+        with scope:
+            model = model_of(shape=(16, 16, 3))
+            backup = sd_keras.Backup(backups / name, 1, **kwargs)
+            train = data.stream(folder, 12, size=16, views=2, seed=1)
+            with contextlib.suppress(InterruptedError):
+                model.fit(
+                    train, epochs=epochs, verbose=0, callbacks=[backup, *([at] if at else [])]
+                )
+        return model, backup
+
+    spoiled, backup = fit("spoiled", strategy.scope(), At(3, spoil), 3, on_divergence="roll_back")
+    found = {"roll_backs": backup.roll_backs, "iterations": spoiled.optimizer.iterations.numpy()}
+    replicas = [strategy.experimental_local_results(v.value) for v in spoiled.network.weights]
+    found |= {
+        f"replica_{i}": np.concatenate([r[i].numpy().ravel() for r in replicas]) for i in (0, 1)
+    }
+    fit("stopped", strategy.scope(), At(1, stop))
+    with warnings.catch_warnings(record=True) as caught:
+        resumed, backup = fit("stopped", contextlib.nullcontext())
+    found["resumed_at"] = backup.resumed_at
+    found["warned"] = sum(
+        "metrics of epoch 1 count its steps from 1" in str(w.message) for w in caught
+    )
+    whole, _ = fit("whole", contextlib.nullcontext())
+    for name, model in (("resumed", resumed), ("whole", whole)):
+        found[name] = np.concatenate([v.numpy().ravel() for v in model.network.weights])
+    return found
 
 
 def message(data=None, **kwargs):
@@ -193,10 +252,12 @@ if __name__ == "__main__":
     cpu = tf.config.list_physical_devices("CPU")[0]
     single = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [single] * int(devices))
+    case, _, folder = case.partition(":")
+    cases = {"same": same, "refused": refused, "options": options, "drawn": drawn}
+    cases |= {"stream": streamed, "backed_up": backed_up}
     strategy = distribute.strategy(name)
-    with strategy.scope():
-        cases = {"same": same, "refused": refused, "options": options, "drawn": drawn}
-        case, _, folder = case.partition(":")
-        found = streamed(f"folder:{folder}") if folder else cases[case]()
+    # Within the scope of no strategy another could not be entered.
+    with strategy.scope() if name != "none" else contextlib.nullcontext():
+        found = cases[case](*([f"folder:{folder}"] if folder else []))
     if distribute.is_chief(strategy):
         np.savez(output, **found)

@@ -214,3 +214,8 @@ def test_a_stream_is_measured_like_its_arrays(tmp_path):
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, rel=1e-5), name
+
+
+def test_images_without_labels_are_refused():
+    with pytest.raises(ValueError, match=r"`labels` must be.*images of type ndarray"):
+        analysis.evaluate_exits(tiny_network(), np.zeros((3, 8, 8, 1), "uint8"))

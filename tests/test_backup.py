@@ -88,12 +88,20 @@ def stopped_at(steps, folder, path, model=None, callbacks=()):
         fit(model or model_of(), folder, backup, callbacks=[StopAt(steps), *callbacks])
 
 
+@pytest.fixture(scope="module")
+def full(folder, tmp_path_factory):
+    """The same of everything at once."""
+    model = full_model()
+    backup = sd_keras.Backup(tmp_path_factory.mktemp("full"), 2)
+    return model, fit(model, folder, backup, callbacks=[keras.callbacks.SwapEMAWeights()])
+
+
 @pytest.mark.parametrize("executions, place", [(2, (0, 2)), (6, (1, 4))])
-def test_a_stopped_run_goes_on_to_the_same_bits(folder, tmp_path, executions, place):
+def test_a_stopped_run_goes_on_to_the_same_bits(full, folder, tmp_path, executions, place):
     """5 steps an epoch in 3 executions; a backup every 2 steps."""
     swap = keras.callbacks.SwapEMAWeights
-    model, resumed, backup = full_model(), full_model(seed=1), sd_keras.Backup(tmp_path / "b", 2)
-    history = fit(model, folder, sd_keras.Backup(tmp_path / "whole", 2), callbacks=[swap()])
+    resumed, backup = full_model(seed=1), sd_keras.Backup(tmp_path / "b", 2)
+    model, history = full
     # The crash comes in front of the backup of its step. Swapping rounds, so it swaps, too.
     stopped_at(executions, folder, tmp_path / "b", full_model(), callbacks=[swap()])
     rest = fit(resumed, folder, backup, callbacks=[swap()])
@@ -158,6 +166,14 @@ class Spoil(keras.callbacks.Callback):
             bias.assign(bias + np.float32(self.value) * np.arange(bias.shape[0]))
 
 
+def test_the_backups_learning_rate_goes_on_with_a_warning(folder, tmp_path):
+    stopped_at(7, folder, tmp_path)
+    model = model_of(optimizer=sd_keras.optimizers.SGD(0.01, weight_decay=1e-3))
+    with pytest.warns(UserWarning, match=r"of the backup, 0\.05, goes on, not the 0\.01 "):
+        fit(model, folder, sd_keras.Backup(tmp_path))
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize(
     "value, limit, error",
     [("nan", None, sd_keras.NonFiniteLossError), (1e4, 50.0, sd_keras.LossBlowUpError)],
@@ -191,6 +207,35 @@ def test_roll_backs_are_limited(folder, tmp_path):
         pytest.raises(sd_keras.NonFiniteLossError, match="at training step 5"),
     ):
         fit(model_of(), folder, backup, callbacks=[Always(2, "nan")])
+
+
+class Poison(keras.callbacks.Callback):
+    """Gives weights at one step something finite that makes the loss of later steps NaN."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        bias = self.model.network.trainable_weights[-1]
+        values = np.array(ops.convert_to_numpy(bias))
+        if values[0] > 1e6:
+            bias.assign(values * np.float32("nan"))
+        if self.step is not None and self.model.optimizer.iterations == self.step:
+            self.step = None
+            bias.assign(values + np.float32(1e7))
+
+
+@pytest.mark.parametrize("step, good", [(3, "00000_step_000002"), (4, "00000_step_000004")])
+def test_a_backup_that_leads_to_divergence_again_is_passed_over(folder, tmp_path, step, good):
+    backup = sd_keras.Backup(tmp_path, 2, on_divergence="roll_back")
+    model = model_of()
+    with pytest.warns(UserWarning) as warned:
+        fit(model, folder, backup, epochs=2, callbacks=[Poison(step)])
+    texts = [str(each.message) for each in warned if "roll back" in str(each.message)]
+    assert good in texts[-1] and "(roll back 2 of 3)" in texts[-1], texts
+    assert all(np.isfinite(value).all() for value in state_of(model))
+    assert abs(np.array(ops.convert_to_numpy(model.network.trainable_weights[-1]))).max() < 1
 
 
 def test_damaged_backups_are_passed_over(whole, folder, tmp_path):

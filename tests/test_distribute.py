@@ -97,6 +97,18 @@ def test_image_files_are_divided(tmp_path_factory, tmp_path, devices, workers):
     check_same(output, dict(np.load(tmp_path / "single.npz")))
 
 
+def test_replicas_roll_back_and_another_number_goes_on(tmp_path):
+    name = image_folder(tmp_path / "images", train=24)
+    output = tmp_path / "found.npz"
+    finish([start("none", 2, output, name.replace("folder:", "backed_up:"))])
+    found = dict(np.load(output))
+    assert found["roll_backs"] == 1 and found["iterations"] == 6
+    np.testing.assert_array_equal(found["replica_0"], found["replica_1"])
+    assert np.isfinite(found["replica_0"]).all()
+    assert found["resumed_at"].tolist() == [0, 1] and found["warned"] == 1
+    np.testing.assert_allclose(found["resumed"], found["whole"], rtol=1e-5, atol=1e-5)
+
+
 def test_what_goes_wrong_under_a_strategy_is_refused(tmp_path):
     finish([start("mirrored", 2, tmp_path / "found.npz", "refused")])
     found = dict(np.load(tmp_path / "found.npz"))

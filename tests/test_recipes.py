@@ -5,8 +5,9 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from conftest import tiny_network
 
-from sd_keras import recipes
+from sd_keras import SelfDistillModel, methods, recipes
 from sd_keras.recipes import RECIPES
 
 
@@ -28,6 +29,13 @@ def rates(recipe, steps, epochs):
 def test_learning_rates_over_the_epochs(name, epochs, expected):
     """Drops every 30 or 20 epochs; of the cosine 0.9938 is left at epoch 5 of 100."""
     np.testing.assert_allclose(rates(RECIPES[name], 5000, epochs), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_short_run_warms_up_for_a_tenth_of_it():
+    recipe = dataclasses.replace(RECIPES["modern"], epochs=10)
+    # Half of the rise, the top of it, and the cosine's middle.
+    expected = (0.0625 * 0.99384417, 0.125 * 0.97552826, 0.0625)
+    np.testing.assert_allclose(rates(recipe, 100, (0.5, 1, 5)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -78,3 +86,23 @@ def test_parts_are_there_where_the_recipe_has_them():
 )
 def test_networks_own_recipes(network, recipe):
     assert recipes.of_network(network) == recipe
+
+
+def test_the_modern_recipe_trains():
+    """Everything of it together, with both methods: mixing, RandAugment, averages, warm-up."""
+    recipe = dataclasses.replace(RECIPES["modern"], epochs=8, ema_epochs=1.0)
+    labels = np.arange(32) % 4
+    noise = np.random.default_rng(0).integers(0, 40, (32, 16, 16, 3))
+    images = (noise + 60 * labels[:, None, None, None]).astype("uint8")
+    network = tiny_network(input_shape=(16, 16, 3))
+    both = methods.be_your_own_teacher() + methods.data_distortion()
+    model = SelfDistillModel(network, both, recipe.distortion(0), recipe.mixing(0))
+    model.compile(recipe.optimizer(4), loss=recipe.loss(), weighted_metrics=["accuracy"])
+    history = model.fit(images, labels, batch_size=8, epochs=8, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    # Keras leaves the averages of the weights in the network.
+    averages = model.optimizer._model_variables_moving_average
+    for weight, average in zip(network.trainable_weights, averages, strict=True):
+        np.testing.assert_array_equal(weight, average)
+    found = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert found["exit_1_accuracy"] == found["exit_2_accuracy"] == 1.0

@@ -20,7 +20,8 @@ def guarded(step_function, model, training):
             return result
         low, high = float(logs.pop(LOW)), float(logs.pop(HIGH))
         out_of_range = low < 0 or high >= model.num_classes
-        what = _diverged(model, logs) if training else None
+        made = model.position.advance(model.steps_per_execution) if training else 0
+        what = _diverged(model, logs, made) if training else None
         if (out_of_range or what) and isinstance(result, tuple):
             # On JAX the step has consumed the model's variables; without the new ones it
             # could not be used, nor saved, after the error.
@@ -37,15 +38,15 @@ def guarded(step_function, model, training):
     return checked
 
 
-def _diverged(model, logs):
-    """Returns None, or the function that makes the error of a step out of its number."""
+def _diverged(model, logs, made):
+    """Returns None, or the function that makes the error of `made` steps out of their number."""
     loss, limit = float(logs["loss"]), model.position.max_loss
     if not math.isfinite(loss):
         terms = [n for n in model.term_names if n in logs and not math.isfinite(float(logs[n]))]
         return lambda step: NonFiniteLossError(step, terms)
     if limit is None:
         return None
-    last = model.position.loss_of(model.steps_per_execution, loss)
+    last = model.position.loss_of(made, loss)
     return (lambda step: LossBlowUpError(step, last, limit)) if last > limit else None
 
 

@@ -17,11 +17,12 @@ class Position:
         recover: None, or a function of a `DivergenceError` that puts usable weights in place and
             returns True.
         max_loss: loss of a step above which it counts as diverged, or None.
+        num_steps: of an epoch, or None where nobody knows.
     """
 
     def __init__(self):
         self.counts_on = self.stop_wanted = self.stop_agreed = False
-        self.data = self.recover = self.max_loss = None
+        self.data = self.recover = self.max_loss = self.num_steps = None
         self.begin_epoch(0)
 
     def __call__(self):
@@ -31,14 +32,39 @@ class Position:
     def begin_epoch(self, epoch, skip_steps=0, skip_logs=None):
         """Takes note of an epoch that begins, or goes on behind some steps."""
         self.epoch = epoch
-        self.skip_steps = self._left = skip_steps
+        self.skip_steps = self._left = self._at = skip_steps
         self.skip_logs = skip_logs or {}
         self.count(skip_steps, self.skip_logs.get("loss", 0.0))
+
+    def check_goes_on(self, step, data, received):
+        """Raises ValueError unless the data can begin behind a step of an epoch.
+
+        Args:
+            step: the number of steps made, 0 at the end of an epoch.
+            data: the `data` of the position that made them.
+            received: what the error names.
+        """
+        if step and not self.counts_on:
+            raise ValueError(
+                "`x` must be a sd_keras.data.Stream to go on in the middle of an epoch, where "
+                f"the newest backup is. Received: {received}"
+            )
+        if step and data != self.data:
+            raise ValueError(
+                f"`x` must be the stream that the backup was made with, {data}, to go on "
+                f"in the middle of an epoch. Received: x with {self.data}"
+            )
 
     def skips(self, steps):
         """Tells whether the next `steps` steps are not to be made, and counts them off."""
         self._left -= steps
         return self._left + steps > 0
+
+    def advance(self, steps):
+        """Goes on by steps executed together; returns their number, smaller at an epoch's end."""
+        made = steps if self.num_steps is None else min(steps, self.num_steps - self._at)
+        self._at += made
+        return max(1, made)
 
     def count(self, steps, loss):
         """Takes note of how many steps the metrics have seen, and their mean loss."""
@@ -60,6 +86,7 @@ class Follow(keras.callbacks.Callback):
         self.position = position
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.position.num_steps = self.params["steps"]
         self.position.begin_epoch(epoch)
 
 
