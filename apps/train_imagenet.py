@@ -80,9 +80,8 @@ def main(argv):
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except tf.errors.OpError as error:
-        # Of bad images the message is our own, in front of TensorFlow's; anything else that
-        # several workers meet here is that another has ended.
-        several = FLAGS.strategy == "multi_worker" and "max_bad_images" not in error.message
+        # What several workers meet here is that another has ended.
+        several = FLAGS.strategy == "multi_worker"
         what = "another worker has ended" if several else "error"
         print(f"{what}: {error.message.splitlines()[0]}", file=sys.stderr)
         sys.exit(PREEMPTED if several else 1)

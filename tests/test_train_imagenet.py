@@ -112,7 +112,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(flags, finished, tmp_path):
 
 def test_sigterm_of_one_worker_stops_all_and_they_go_on(flags, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    flags = [*flags, "--epochs=2"]
+    flags = [*flags, "--epochs=2", "--method=baseline"]
     workers = start_workers(flags, stopped)
     wait_for(workers[0], stopped, "*_step_000002.npz")
     workers[1].send_signal(signal.SIGTERM)

@@ -47,8 +47,13 @@ class BadImages:
                     self._found.add(index)
                     if len(self._names) < SHOWN:
                         self._names.append(self._describe(index))
+        return self.problem().encode()
+
+    def problem(self):
+        """Returns what is to be said where there are more than the limit, else an empty text."""
+        with self._lock:
             if len(self._found) <= self.limit:
-                return b""
+                return ""
             count, names = len(self._found), list(self._names)
         images = "image" if count == 1 else "images"
         others = " and others" if count > len(names) else ""
@@ -56,7 +61,7 @@ class BadImages:
             f"`max_bad_images` allows {self.limit} of the {self._total} images to be unreadable, "
             f"cut off, of an unknown format or too large. Received: {count} such {images} so far: "
             f"{', '.join(names)}{others}"
-        ).encode()
+        )
 
     def __repr__(self):
         return f"BadImages(count={self.count}, limit={self.limit}, names={self.names})"

@@ -6,7 +6,7 @@ from sd_keras.backup import Backup
 from sd_keras.trainer import checks
 from sd_keras.trainer.guards import guarded
 from sd_keras.trainer.position import Follow, skipping
-from sd_keras.trainer.streams import as_data, description, is_stream
+from sd_keras.trainer.streams import as_data, description, is_stream, saying_why
 
 
 class Fitting:
@@ -48,13 +48,15 @@ class Fitting:
             given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
             callbacks = [follow, *(callback for callback in given if callback is not None)]
         checks.check_callbacks(getattr(callbacks, "callbacks", callbacks), Backup)
+        why = saying_why(x, validation_data)
         x, steps = as_data(x, self, self.position)
         validation_data, validation_steps = as_data(validation_data, self)
         given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
         kwargs = _with_defaults(kwargs, given)
         kwargs |= {"validation_data": validation_data, "callbacks": callbacks}
         try:
-            return super().fit(x, y, *args, **kwargs)
+            with why:
+                return super().fit(x, y, *args, **kwargs)
         finally:
             for callback in getattr(callbacks, "callbacks", callbacks):
                 # Keras calls nothing on a callback when `fit` ends by an error.
@@ -64,13 +66,15 @@ class Fitting:
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; takes a Stream, too, and checks arrays first."""
         checks.check_arrays(x, y, self.network, self.num_classes)
-        x, steps = as_data(x, self)
-        return super().evaluate(x, y, *args, **_with_defaults(kwargs, {"steps": steps}))
+        data, steps = as_data(x, self)
+        with saying_why(x):
+            return super().evaluate(data, y, *args, **_with_defaults(kwargs, {"steps": steps}))
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`; takes a Stream, too."""
-        x, steps = as_data(x, self)
-        return super().predict(x, *args, **_with_defaults(kwargs, {"steps": steps}))
+        data, steps = as_data(x, self)
+        with saying_why(x):
+            return super().predict(data, *args, **_with_defaults(kwargs, {"steps": steps}))
 
 
 def _with_defaults(arguments, defaults):
