@@ -16,7 +16,7 @@ import warnings
 import keras
 import numpy as np
 import tensorflow as tf
-from conftest import tiny_network
+from conftest import smallest_network, tiny_network
 
 import sd_keras
 from sd_keras import data, distribute, methods
@@ -37,9 +37,15 @@ def batches(*arrays, size=16):
 def model_of(
     method=None, distortion=None, synchronized=True, optimizer=None, shape=(8, 8, 1), **compile_with
 ):
+    """With both methods; with the plain one on the smallest network."""
     keras.utils.set_random_seed(0)
     both = methods.be_your_own_teacher() + methods.data_distortion(mmd_weight=0.1)
-    network = tiny_network(at=None if method is None else [], input_shape=shape)
+    is_plain = method is not None and method.num_views == 1
+    network = (
+        smallest_network(shape)
+        if is_plain
+        else tiny_network(4, [] if method else None, input_shape=shape)
+    )
     if synchronized:
         distribute.synchronize(network)
     model = sd_keras.SelfDistillModel(network, method or both, distortion)
@@ -114,9 +120,9 @@ def backed_up(folder):
 
     def fit(name, scope, at=None, epochs=1, **kwargs):
         with scope:
-            model = model_of(shape=(16, 16, 3))
+            model = model_of(methods.baseline(), shape=(16, 16, 3))
             backup = sd_keras.Backup(backups / name, 1, **kwargs)
-            train = data.stream(folder, 12, size=16, views=2, seed=1)
+            train = data.stream(folder, 12, size=16, seed=1)
             with contextlib.suppress(InterruptedError):
                 model.fit(
                     train, epochs=epochs, verbose=0, callbacks=[backup, *([at] if at else [])]

@@ -35,17 +35,20 @@ def test_costs_of_a_named_network(tmp_path):
 
 def test_costs_of_files_with_and_without_exits(tmp_path):
     tiny_network().save(tmp_path / "network.keras")
-    done = analyze("costs", f"--network={tmp_path / 'network.keras'}")
-    assert report.costs_table(analysis.costs(tiny_network())) in done.stdout, done.stderr[-3000:]
     image = keras.Input((None, None, 3))
     plain = keras.Model(image, keras.layers.Conv2D(4, 3)(image))
     plain.save(tmp_path / "plain.keras")
     arguments = ("costs", f"--network={tmp_path / 'plain.keras'}")
-    done = analyze(*arguments, "--input_shape=10,12,3")
-    rows = [line.split() for line in done.stdout.splitlines()]
+    commands = [
+        ("costs", f"--network={tmp_path / 'network.keras'}"),
+        (*arguments, "--input_shape=10,12,3"),
+        arguments,
+    ]
+    of_network, of_plain, refused = answers_of("analyze.py", commands).values()
+    assert report.costs_table(analysis.costs(tiny_network())) in of_network[1], of_network
+    rows = [line.split() for line in of_plain[1].splitlines()]
     assert ["network", "112", "0", "0.01", "0.02", "0.00", "0.00", "1.00"] in rows
-    done = analyze(*arguments)
-    assert done.returncode == 1 and "error: `input_shape` must be given" in done.stderr
+    assert refused[0] == 1 and "error: `input_shape` must be given" in refused[1]
 
 
 def test_table_of_costs():

@@ -59,30 +59,35 @@ def test_the_run_ends_with_a_table_and_files(finished):
     assert (workdir / "baseline/results.json").is_file()
 
 
-def test_evaluate_agrees_with_the_run(finished, tmp_path):
-    workdir, _ = finished
-    output = tmp_path / "figures.json"
-    done = app("evaluate.py", f"--network={workdir / 'network.keras'}", f"--output={output}")
-    figures = json.loads(output.read_text())
-    assert figures == json.loads((workdir / "results.json").read_text())["measured"]["test"]
-    assert "calibration error" in done.stdout
+@pytest.fixture(scope="module")
+def evaluated(finished, tmp_path_factory):
+    """What apps/evaluate.py answers on the run's data, without a network, on data that differ."""
+    folder, network = tmp_path_factory.mktemp("evaluated"), finished[0] / "network.keras"
+    images = np.zeros((8, 4, 4, 1), "uint8")
+    labels = np.arange(8) % 2
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(folder / "small.npz", **arrays)
+    commands = [
+        (f"--network={network}", f"--output={folder / 'figures.json'}"),
+        (f"--network={folder / 'none.keras'}",),
+        (f"--network={network}", f"--dataset=npz:{folder / 'small.npz'}"),
+    ]
+    return folder, list(answers_of("evaluate.py", commands).values())
 
 
-def test_a_finished_run_is_shown_again_without_training(finished):
-    workdir, done = finished
-    again = app("train_cifar.py", f"--workdir={workdir}", "--compare", *QUICK)
-    assert again.stdout.splitlines()[-9:-2] == done.stdout.splitlines()[-9:-2]
-    assert "epoch 1/2" not in again.stdout
+def test_evaluate_agrees_with_the_run(finished, evaluated):
+    folder, ((code, printed), *_) = evaluated
+    assert code == 0, printed
+    figures = json.loads((folder / "figures.json").read_text())
+    assert figures == json.loads((finished[0] / "results.json").read_text())["measured"]["test"]
+    assert "calibration error" in printed
 
 
-def test_other_flags_are_refused_and_shown(finished):
-    workdir, _ = finished
-    before = (workdir / "network.keras").read_bytes()
-    done = app("train_cifar.py", f"--workdir={workdir}", "--seed=3", *QUICK, check=False)
-    assert done.returncode == 1
-    assert "`workdir` holds a run with other flags (seed: 0 → 3)" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert (workdir / "network.keras").read_bytes() == before
+def test_evaluate_names_what_does_not_fit(evaluated):
+    _, (_, no_network, other_images) = evaluated
+    assert no_network[0] == other_images[0] == 1
+    assert "`network` does not exist" in no_network[1]
+    assert "`dataset` must have images of shape (8, 8, 1) and 10 classes" in other_images[1]
 
 
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
@@ -122,33 +127,54 @@ WRONG_FLAGS = {
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    """What the app answers to each of WRONG_FLAGS, with the workdir that must stay away."""
-    workdir = tmp_path_factory.mktemp("refused") / "w"
-    commands = [(f"--workdir={workdir}", *flags) for flags in WRONG_FLAGS]
-    answers = answers_of("train_cifar.py", commands)
-    return workdir, dict(zip(WRONG_FLAGS, answers.values()))
+def answers(finished, tmp_path_factory):
+    """What the app answers, in one process: to each of WRONG_FLAGS, and to the others below."""
+    run, folder = finished[0], tmp_path_factory.mktemp("answers")
+    own = (f"--workdir={folder / 'refused'}",)
+    commands = {flags: (*own, *flags) for flags in WRONG_FLAGS}
+    diverging = ("--learning_rate=1e20", "--method=be_your_own_teacher")
+    commands["diverging"] = (f"--workdir={folder / 'diverging'}", *diverging, *QUICK)
+    commands["other"] = (f"--workdir={run}", "--seed=3", *QUICK)
+    commands["again"] = (f"--workdir={run}", "--compare", *QUICK)
+    before = (run / "network.keras").read_bytes()
+    answers = answers_of("train_cifar.py", list(commands.values()))
+    assert (run / "network.keras").read_bytes() == before
+    return folder, dict(zip(commands, answers.values()))
 
 
 @pytest.mark.parametrize("flags", WRONG_FLAGS, ids=lambda flags: flags[0])
-def test_wrong_flags_end_with_a_sentence(refusals, flags):
-    workdir, answers = refusals
+def test_wrong_flags_end_with_a_sentence(answers, flags):
+    folder, answers = answers
     code, printed = answers[flags]
     assert code == 1
     assert WRONG_FLAGS[flags] in printed
     assert "Traceback" not in printed
-    assert not workdir.exists(), "a wrong flag must not claim the workdir"
+    assert not (folder / "refused").exists(), "a wrong flag must not claim the workdir"
 
 
-def test_a_diverging_run_stops_and_says_where(tmp_path):
-    flags = ("--learning_rate=1e20", "--method=be_your_own_teacher", *QUICK)
-    done = app("train_cifar.py", f"--workdir={tmp_path}", *flags, check=False)
-    assert done.returncode == 1
-    assert "the loss is not finite at training step" in done.stderr
-    assert "exit_3_loss" in done.stderr
-    assert not list(tmp_path.glob("network.keras"))
+def test_a_finished_run_is_shown_again_without_training(finished, answers):
+    code, printed = answers[1]["again"]
+    assert code == 0
+    assert printed.splitlines()[-9:-2] == finished[1].stdout.splitlines()[-9:-2]
+    assert "epoch 1/2" not in printed
 
 
+def test_other_flags_are_refused_and_shown(answers):
+    code, printed = answers[1]["other"]
+    assert code == 1
+    assert "`workdir` holds a run with other flags (seed: 0 → 3)" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_diverging_run_stops_and_says_where(answers):
+    code, printed = answers[1]["diverging"]
+    assert code == 1
+    assert "the loss is not finite at training step" in printed
+    assert "exit_3_loss" in printed
+    assert not list((answers[0] / "diverging").glob("network.keras"))
+
+
+@pytest.mark.slow  # what it runs, `fit` on JAX, is in test_backends.py, too
 @pytest.mark.parametrize("backend", ["jax"])
 def test_the_main_job_runs_on_another_backend(tmp_path, backend, monkeypatch):
     pytest.importorskip(backend)
@@ -158,17 +184,3 @@ def test_the_main_job_runs_on_another_backend(tmp_path, backend, monkeypatch):
     assert not (tmp_path / "saved_model").exists()
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["versions"]["backend"] == backend
-
-
-def test_evaluate_names_what_does_not_fit(finished, tmp_path):
-    done = app("evaluate.py", f"--network={tmp_path / 'none.keras'}", check=False)
-    assert "`network` does not exist" in done.stderr
-    images = np.zeros((8, 4, 4, 1), "uint8")
-    labels = np.arange(8) % 2
-    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
-    np.savez(tmp_path / "small.npz", **arrays)
-    network = finished[0] / "network.keras"
-    dataset = f"npz:{tmp_path / 'small.npz'}"
-    done = app("evaluate.py", f"--network={network}", f"--dataset={dataset}", check=False)
-    assert done.returncode == 1
-    assert "`dataset` must have images of shape (8, 8, 1) and 10 classes" in done.stderr

@@ -6,7 +6,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from conftest import image_folder, tiny_network
+from conftest import image_folder, smallest_network, tiny_network
 from keras import ops
 
 import sd_keras
@@ -42,7 +42,7 @@ def streams(folder):
 
 def model_of(seed=0, method=None, optimizer=None, **compile_with):
     keras.utils.set_random_seed(seed)
-    network = tiny_network(at=[] if method is None else None, input_shape=(16, 16, 3))
+    network = tiny_network(input_shape=(16, 16, 3)) if method else smallest_network((16, 16, 3))
     model = sd_keras.SelfDistillModel(network, method, CropFlip(2, seed=4))
     optimizer = optimizer or sd_keras.optimizers.SGD(0.05, weight_decay=1e-3)
     model.compile(optimizer, metrics=["accuracy"], **compile_with)

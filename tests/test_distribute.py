@@ -82,7 +82,7 @@ def test_workers_equal_one_process(single, tmp_path, count):
     check_same(tmp_path / "found.npz", single)
 
 
-@pytest.mark.parametrize("devices, workers", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("devices, workers", [pytest.param(2, 1, marks=pytest.mark.slow), (1, 2)])
 def test_image_files_are_divided(tmp_path_factory, tmp_path, devices, workers):
     """Each replica reads its own part of every batch; 13 held images are divided unevenly."""
     name = image_folder(tmp_path_factory.mktemp("images"), train=24, val=13)

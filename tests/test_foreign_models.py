@@ -84,7 +84,14 @@ def application(name, size):
     return getattr(applications, name)(**keywords)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# NASNet has the most layers: in the default run `cells` below stands for it.
+AT_ONCE = [
+    pytest.param(name, marks=pytest.mark.slow if name == "NASNetMobile" else ())
+    for name in FAMILIES
+]
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_applications(name):
     size, expected = FAMILIES[name]
     backbone = application(name, size)

@@ -63,6 +63,8 @@ EXITS = {"resnet8": 3}
 # default run.
 DEEP = {"resnet101", "resnet152", "resnet110", "densenet100", "densenet100_bc"}
 DEEP |= {"wide_resnet_20_8", "wide_resnet_28_10", "wide_resnet_28_12", "wide_resnet_44_8"}
+DEEP |= {"pyramidnet101_240"}
+SHALLOW = {"pyramidnet11_48": lambda: models.pyramidnet((32, 32, 3), 1, 48)}
 
 
 SMALL = (8, 8, 3)
@@ -72,7 +74,7 @@ SMALL = (8, 8, 3)
 def network_of(name):
     """A backbone and its network with the default exits and 100 classes."""
     keras.utils.set_random_seed(0)
-    backbone = models.build(name)
+    backbone = SHALLOW[name]() if name in SHALLOW else models.build(name)
     return backbone, attach_exits(backbone, 100)
 
 
@@ -142,7 +144,9 @@ class TestEveryNetwork:
         assert strided and {part.padding for part in strided} == {"valid"}
 
 
-AT_WORK = [pytest.param(n, marks=pytest.mark.slow if n in DEEP else ()) for n in COUNTS]
+AT_WORK = [
+    pytest.param(n, marks=pytest.mark.slow if n in DEEP else ()) for n in (*COUNTS, *SHALLOW)
+]
 
 
 @pytest.mark.parametrize("name", AT_WORK, scope="class")

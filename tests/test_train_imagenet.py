@@ -110,15 +110,29 @@ def test_sigterm_saves_and_the_same_command_goes_on(flags, finished, tmp_path):
     assert logs[0] == logs[1]
 
 
-def test_sigterm_of_one_worker_stops_all_and_they_go_on(flags, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    flags = [*flags, "--epochs=2", "--method=baseline"]
-    workers = start_workers(flags, stopped)
-    wait_for(workers[0], stopped, "*_step_000002.npz")
+def stopped_by_one_worker(flags, workdir):
+    """Two workers of which one gets SIGTERM, and two that go on."""
+    workers = start_workers(flags, workdir)
+    wait_for(workers[0], workdir, "*_step_000002.npz")
     workers[1].send_signal(signal.SIGTERM)
     finish(workers, code=75)
-    for workdir in (stopped, whole):
-        finish(start_workers(flags, workdir))
+    assert "going on behind epoch 0 and 2 steps" in finish(start_workers(flags, workdir))
+
+
+def test_sigterm_of_one_worker_stops_all_and_they_go_on(flags, tmp_path):
+    stopped_by_one_worker([*flags, "--epochs=1", "--method=baseline"], tmp_path)
+    with (tmp_path / "log.csv").open() as log:
+        rows = list(csv.DictReader(log))
+    assert [row["epoch"] for row in rows] == ["0"] and 0 < float(rows[0]["loss"]) < 10
+    measured = json.loads((tmp_path / "results.json").read_text())["measured"]
+    assert float(rows[0]["val_exit_1_accuracy"]) == pytest.approx(measured["exit_1"]["accuracy"])
+
+
+@pytest.mark.slow
+def test_workers_that_were_stopped_come_to_the_same_bits(flags, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    stopped_by_one_worker(flags, stopped)
+    finish(start_workers(flags, whole))
     for a, b in zip(weights(whole), weights(stopped), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (whole / "log.csv").read_text() == (stopped / "log.csv").read_text()
@@ -176,27 +190,28 @@ WRONG_FLAGS = {
 
 @pytest.fixture(scope="module")
 def refusals(flags, tmp_path_factory):
-    """What the app answers to each of WRONG_FLAGS, with the workdir that must stay away."""
-    workdir = tmp_path_factory.mktemp("refused") / "w"
-    commands = [(*flags, f"--workdir={workdir}", *wrong) for wrong in WRONG_FLAGS]
-    return workdir, dict(zip(WRONG_FLAGS, answers_of("train_imagenet.py", commands).values()))
-
-
-def test_too_many_bad_images_end_the_run_with_a_sentence(flags, tmp_path):
-    folder = image_folder(tmp_path / "images", train=16, val=4)
-    (tmp_path / "images/train/class2/bad.jpg").write_bytes(b"no image")
-    command = (*flags, f"--dataset={folder}", "--max_bad_images=0", f"--workdir={tmp_path / 'w'}")
-    code, printed = answers_of("train_imagenet.py", [command])[command]
-    assert code == 1
-    assert re.search(r"error: `max_bad_images` allows 0 of the 17 images .*bad\.jpg", printed)
-    assert "Traceback" not in printed
+    """What the app answers, in one process: to each of WRONG_FLAGS, and to a bad image."""
+    folder = tmp_path_factory.mktemp("refused")
+    images = image_folder(folder / "images", train=16, val=4)
+    (folder / "images/train/class2/bad.jpg").write_bytes(b"no image")
+    bad = (f"--dataset={images}", "--max_bad_images=0", f"--workdir={folder / 'bad'}")
+    commands = [(*flags, f"--workdir={folder / 'w'}", *wrong) for wrong in WRONG_FLAGS]
+    answers = answers_of("train_imagenet.py", [*commands, (*flags, *bad)]).values()
+    return folder, dict(zip([*WRONG_FLAGS, "bad"], answers))
 
 
 @pytest.mark.parametrize("wrong", WRONG_FLAGS, ids=lambda wrong: wrong[0])
 def test_wrong_flags_end_with_a_sentence(refusals, wrong):
-    workdir, answers = refusals
+    folder, answers = refusals
     code, printed = answers[wrong]
     assert code == 1
     assert WRONG_FLAGS[wrong] in printed
     assert "Traceback" not in printed
-    assert not workdir.exists(), "a wrong flag must not claim the workdir"
+    assert not (folder / "w").exists(), "a wrong flag must not claim the workdir"
+
+
+def test_too_many_bad_images_end_the_run_with_a_sentence(refusals):
+    code, printed = refusals[1]["bad"]
+    assert code == 1
+    assert re.search(r"error: `max_bad_images` allows 0 of the 17 images .*bad\.jpg", printed)
+    assert "Traceback" not in printed
