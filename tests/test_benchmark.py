@@ -56,13 +56,15 @@ def test_every_figure_is_positive_and_stands_beside_its_bar(measured):
         "distortion": 2,
         "losses": 1,
         "build": 2,
-        "input": 6,
+        "input": 7,
         "import": 1,
     }
     for figure in report["figures"]:
         values = [figure[key] for key in ("median", "min", "max")] + figure["values"]
         assert all(math.isfinite(value) and value > 0 for value in values), figure
         assert figure["min"] <= figure["median"] <= figure["max"]
+        if figure["bar"] is None:
+            continue
         direction, limit = figure["bar"].split()
         reached = {"<=": figure["median"] <= float(limit), ">=": figure["median"] >= float(limit)}
         assert figure["met"] is reached[direction]
@@ -89,7 +91,7 @@ def test_the_table_holds_every_figure_and_what_was_left_out(measured):
     printed, report = measured
     for figure in report["figures"]:
         line = next(line for line in printed.splitlines() if f"  {figure['name']}  " in line)
-        assert figure["bar"].split()[0] in line
+        assert figure["bar"] is None or figure["bar"].split()[0] in line
     assert "torch is left out" in printed and "pip install '.[torch]'" in printed
 
 
