@@ -116,16 +116,19 @@ def stopped_by_one_worker(flags, workdir):
     wait_for(workers[0], workdir, "*_step_000002.npz")
     workers[1].send_signal(signal.SIGTERM)
     finish(workers, code=75)
-    assert "going on behind epoch 0 and 2 steps" in finish(start_workers(flags, workdir))
+    # Some steps more may be made until all know of it.
+    went_on = finish(start_workers(flags, workdir))
+    assert re.search(r"going on behind epoch \d and \d steps", went_on), went_on
 
 
 def test_sigterm_of_one_worker_stops_all_and_they_go_on(flags, tmp_path):
-    stopped_by_one_worker([*flags, "--epochs=1", "--method=baseline"], tmp_path)
+    stopped_by_one_worker([*flags, "--method=baseline"], tmp_path)
     with (tmp_path / "log.csv").open() as log:
         rows = list(csv.DictReader(log))
-    assert [row["epoch"] for row in rows] == ["0"] and 0 < float(rows[0]["loss"]) < 10
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(0 < float(row["loss"]) < 10 for row in rows)
     measured = json.loads((tmp_path / "results.json").read_text())["measured"]
-    assert float(rows[0]["val_exit_1_accuracy"]) == pytest.approx(measured["exit_1"]["accuracy"])
+    assert float(rows[-1]["val_exit_1_accuracy"]) == pytest.approx(measured["exit_1"]["accuracy"])
 
 
 @pytest.mark.slow
