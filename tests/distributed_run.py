@@ -83,7 +83,7 @@ def same():
 def streamed(folder):
     """What two steps and an evaluation on image files come to, each worker reading its own."""
     shape = (16, 16, 3)
-    model = model_of(shape=shape)
+    model = model_of(methods.data_distortion(), shape=shape)
     train = data.stream(folder, 12, size=16, views=2, seed=1)
     held = data.stream(folder, 12, "validation", size=16, protocol="center")
     found = {"history": model.fit(train, validation_data=held, verbose=0).history}
