@@ -1,5 +1,6 @@
 """Runs that stop anywhere and go on to the same bits; runs that diverge; disks that fail."""
 
+import contextlib
 import os
 import signal
 
@@ -348,7 +349,9 @@ def test_a_metric_of_ones_own_does_not_bar_the_way(whole, folder, tmp_path):
 
     stopped_at(9, folder, tmp_path, own_model(0))
     model = own_model(1)
-    with pytest.warns(UserWarning, match="metrics of epoch 2 count its steps from 2 on only"):
+    warned = pytest.warns(UserWarning, match="metrics of epoch 2 count its steps from 2 on only")
+    # On JAX Keras has made the metric's variables before the first batch.
+    with contextlib.nullcontext() if keras.config.backend() == "jax" else warned:
         fit(model, folder, sd_keras.Backup(tmp_path, 2))
     assert_same(whole[0], model)
 
