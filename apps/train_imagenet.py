@@ -73,6 +73,10 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)  # TensorFlow's notes on saving, file by file
     try:
         run(pathlib.Path(FLAGS.workdir))
+    except SystemExit as stop:
+        if stop.code == PREEMPTED:
+            print("stopped as SIGTERM asked; the same command goes on here", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last backup", file=sys.stderr)
         sys.exit(130)
@@ -171,12 +175,12 @@ def build_model(train, recipe, method):
 
 def announce(train, held, model, strategy):
     """Prints what is about to be done."""
-    replicas = strategy.num_replicas_in_sync
+    replicas, exits = strategy.num_replicas_in_sync, len(model.exit_names)
     print(
         f"{FLAGS.dataset}: {train.num_examples} and {held.num_examples} images to train and to "
-        f"measure on, {train.num_classes} classes; {FLAGS.model} with {len(model.exit_names)} "
-        f"exits; {model.method.name}; {train.steps_per_epoch} steps of {train.batch_size} images "
-        f"an epoch on {replicas} replica{'s' * (replicas > 1)}",
+        f"measure on, {train.num_classes} classes; {FLAGS.model} with {exits} "
+        f"exit{'s' * (exits > 1)}; {model.method.name}; {train.steps_per_epoch} steps of "
+        f"{train.batch_size} images an epoch on {replicas} replica{'s' * (replicas > 1)}",
         flush=True,
     )
 

@@ -101,7 +101,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(flags, finished, tmp_path):
     process = start(flags, tmp_path)
     wait_for(process, tmp_path, "*_step_000002.npz")
     process.send_signal(signal.SIGTERM)
-    finish([process], code=75)
+    assert "stopped as SIGTERM asked; the same command goes on here" in finish([process], code=75)
     printed = finish([start(flags, tmp_path)])
     assert "going on behind epoch" in printed
     for a, b in zip(weights(finished[0]), weights(tmp_path), strict=True):
