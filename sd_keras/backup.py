@@ -189,8 +189,9 @@ class Backup(keras.callbacks.Callback):
         run_state.check_fits(self.model, self._arrays, "folder", received)
         self._place.check_goes_on(about["step"], about["data"], received)
         run_state.restore(self.model, self._arrays)
-        run_state.warn_of_rate(self._rate, about["learning_rate"], self.model)
-        self._rate = about["learning_rate"]
+        begun = about.get("learning_rate", self._rate)
+        run_state.warn_of_rate(self._rate, begun, self.model)
+        self._rate = begun
         self._resumed, self.roll_backs = about, about["roll_backs"]
         # Keras's own way for callbacks to say where to begin (its BackupAndRestore uses it).
         self.model._initial_epoch = about["epoch"]
