@@ -90,6 +90,11 @@ def figure(part, name, bar, values, of_fastest=None, unit="x", precision=None, *
     }
 
 
+def fact(part, name, **row):
+    """A figure without a bar; see `figure`."""
+    return figure(part, name, ">= 0", **row) | {"bar": None, "met": None}
+
+
 def batch(settings, batch_size):
     """Returns random raw images and class numbers."""
     generator = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from benchmark_machine import machine
-from benchmark_parts import BOTH, figure, multiply_accumulates
+from benchmark_parts import BOTH, fact, figure, multiply_accumulates
 
 from sd_keras import SelfDistillModel, attach_exits, methods, models
 from sd_keras.optimizers import SGD
@@ -40,7 +40,7 @@ def train_figures(settings):
         peaks[precision] = max(convolution)
         best = f"best {max(convolution):.1f}; a matrix product {max(matmul):.1f}"
         row = {"values": convolution, "precision": precision, "unit": "GFLOP/s"}
-        figures.append(fact("peak of a 3x3 convolution", beside=best, **row))
+        figures.append(fact("train", "peak of a 3x3 convolution", beside=best, **row))
     for method in METHODS:
         figures += _method_figures(method, precisions_of(method, settings), peaks, settings)
         keras.utils.clear_session()
@@ -50,11 +50,6 @@ def train_figures(settings):
 
         figures += workers_figures(settings)
     return figures
-
-
-def fact(name, **row):
-    """A figure without a bar."""
-    return figure("train", name, ">= 0", **row) | {"bar": None, "met": None}
 
 
 def precisions_of(method, settings):
@@ -169,8 +164,8 @@ def _method_figures(method, precisions, peaks, settings):
         row["beside"] = f"{reached:.1f} GFLOP/s, {operations:.2f} GFLOP an image"
         row |= {"gflops": reached, "gflop_per_image": operations}
         speed = {"precision": precision, "values": speeds[precision], "unit": "images/s"}
-        figures.append(fact(method, **speed, beside=f"batches of {count}"))
-        figures.append(fact(f"{method}, share of the peak", **row))
+        figures.append(fact("train", method, **speed, beside=f"batches of {count}"))
+        figures.append(fact("train", f"{method}, share of the peak", **row))
     if len(precisions) > 1:
         figures.append(_ratio(method, speeds))
     return figures
@@ -185,4 +180,4 @@ def _ratio(method, speeds):
     if machine()["avx512_bf16"]:
         return figure("train", name, f">= {BFLOAT16_BAR}", beside="", **row)
     beside = f"the bar {BFLOAT16_BAR} does not apply: no AVX512-BF16"
-    return fact(name, beside=beside, **row)
+    return fact("train", name, beside=beside, **row)
