@@ -1,11 +1,10 @@
-"""Methods: the papers' names for lists of objectives and a number of views."""
+"""What a network is trained on: objectives, label weights and a number of views."""
 
 import dataclasses
-import numbers
 
 import keras
 
-from sd_keras.objectives import ExitHint, ExitKL, Objective, ViewKL, ViewMMD
+from sd_keras.objectives import Objective
 from sd_keras.schedules import value_at
 
 
@@ -117,114 +116,3 @@ class Method:
         objectives = tuple(deserialize(objective) for objective in config["objectives"])
         weight = deserialize(config["shallow_label_weight"])
         return cls(config["name"], objectives, config["num_views"], weight)
-
-
-def baseline():
-    """Label cross entropy at the deepest exit on one view: the plain network."""
-    return Method("baseline")
-
-
-def two_branch():
-    """Label cross entropy at the deepest exit on two views, CE_a + CE_b (DDGSD table 6).
-
-    The fair baseline of `data_distortion`: it sees as many images a step.
-    """
-    return Method("two_branch", num_views=2)
-
-
-def deep_supervision(label_weight=1.0):
-    """Label cross entropy at every exit (Lee et al. 2015; BYOT table 4).
-
-    The fair baseline of `be_your_own_teacher`.
-
-    Args:
-        label_weight: of the shallow exits; a number or a schedule.
-    """
-    return Method("deep_supervision", shallow_label_weight=label_weight)
-
-
-def be_your_own_teacher(alpha=0.5, hint_weight=6.4e-5, temperature=3.0, scaling="T2"):
-    """Every exit learns from labels, deepest probabilities and deepest features (BYOT eq. 5).
-
-        Σ_i (1 − α) CE(q_i, y) + α KL(q_C ‖ q_i) + λ ‖F_i − F_C‖²;  α = λ = 0 at the deepest
-
-    Args:
-        alpha: α, a number in 0…1 or a schedule.
-        hint_weight: λ on the squared distance per example; a number or a schedule.
-        temperature: T of the KL; the first author's code has 3, the paper says "normally 1".
-        scaling: factor of the KL, `"none"`, `"T"` or `"T2"`.
-    """
-    is_share = isinstance(alpha, numbers.Real) and 0 <= alpha <= 1
-    if not callable(alpha) and not is_share:
-        raise ValueError(f"`alpha` must be in 0…1 or a schedule. Received: alpha={alpha!r}")
-    objectives = (ExitKL(alpha, temperature, scaling), ExitHint(hint_weight))
-    label_weight = Complement(alpha) if callable(alpha) else 1.0 - alpha
-    return Method("be_your_own_teacher", objectives, shallow_label_weight=label_weight)
-
-
-def data_distortion(
-    kl_weight=1.0,
-    mmd_weight=5e-4,
-    temperature=3.0,
-    scaling="none",
-    exits="deepest",
-    kl_only=False,
-    mmd_only=False,
-):
-    """Two views are made consistent by symmetric KL and MMD (DDGSD eq. 5).
-
-        CE_a + CE_b + λ (KL(p_b ‖ p_a) + KL(p_a ‖ p_b)) + μ MMD
-
-    Args:
-        kl_weight: λ, a number or a schedule.
-        mmd_weight: μ, a number or a schedule; the paper's range is 1e-4 … 5e-4.
-        temperature: T of the KL: 3 for CIFAR-100 and ImageNet, 2 for CIFAR-10.
-        scaling: factor of the KL, `"none"` (the paper), `"T"` or `"T2"`.
-        exits: `"deepest"`, or `"all"` to compare the views at every exit.
-        kl_only, mmd_only: leave the other term out (the rows of DDGSD table 6).
-    """
-    if kl_only and mmd_only:
-        raise ValueError(
-            "`kl_only` and `mmd_only` exclude each other; with neither term use two_branch(). "
-            "Received: kl_only=True, mmd_only=True"
-        )
-    objectives = []
-    if not mmd_only:
-        objectives.append(ViewKL(kl_weight, temperature, scaling, exits))
-    if not kl_only:
-        objectives.append(ViewMMD(mmd_weight, exits))
-    return Method("data_distortion", tuple(objectives), num_views=2)
-
-
-METHODS = {
-    method.__name__: method
-    for method in (baseline, two_branch, deep_supervision, be_your_own_teacher, data_distortion)
-}
-
-
-def get(name, **arguments):
-    """Returns the method called `name`, or the sum of several joined by `+`.
-
-    Args:
-        name: for instance `"be_your_own_teacher+data_distortion"`.
-        **arguments: of the methods, as `method_name={argument: value}`.
-
-    Raises:
-        ValueError: if there is no such method, or an argument is for none of them.
-    """
-    names = name.split("+")
-    unknown = [part for part in names if part not in METHODS]
-    if unknown or not name:
-        raise ValueError(
-            f"`name` must be one of {sorted(METHODS)}, or several joined by '+'. "
-            f"Received: name={name!r}"
-        )
-    stray = sorted(set(arguments) - set(names))
-    if stray:
-        raise ValueError(
-            f"arguments for methods that `name` does not hold: {stray}. Received: {name=}"
-        )
-    first, *rest = (METHODS[part](**arguments.get(part, {})) for part in names)
-    for method in rest:
-        first = first + method
-    return first

@@ -1,0 +1,46 @@
+"""Methods: the papers' names for lists of objectives and a number of views."""
+
+from sd_keras.methods.method import Complement, Method
+from sd_keras.methods.papers import (
+    baseline,
+    be_your_own_teacher,
+    data_distortion,
+    deep_supervision,
+    two_branch,
+)
+
+METHODS = {
+    method.__name__: method
+    for method in (baseline, two_branch, deep_supervision, be_your_own_teacher, data_distortion)
+}
+
+
+def get(name, **arguments):
+    """Returns the method called `name`, or the sum of several joined by `+`.
+
+    Args:
+        name: for instance `"be_your_own_teacher+data_distortion"`.
+        **arguments: of the methods, as `method_name={argument: value}`.
+
+    Raises:
+        ValueError: if there is no such method, or an argument is for none of them.
+    """
+    names = name.split("+")
+    unknown = [part for part in names if part not in METHODS]
+    if unknown or not name:
+        raise ValueError(
+            f"`name` must be one of {sorted(METHODS)}, or several joined by '+'. "
+            f"Received: name={name!r}"
+        )
+    stray = sorted(set(arguments) - set(names))
+    if stray:
+        raise ValueError(
+            f"arguments for methods that `name` does not hold: {stray}. Received: {name=}"
+        )
+    first, *rest = (METHODS[part](**arguments.get(part, {})) for part in names)
+    for method in rest:
+        first = first + method
+    return first
+
+
+__all__ = ["METHODS", "Complement", "Method", "get", *METHODS]

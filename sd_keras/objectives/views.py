@@ -1,0 +1,61 @@
+"""Objectives between two views of the same images (data-distortion guided self-distillation)."""
+
+import keras
+from keras import ops
+
+from sd_keras import losses
+from sd_keras.objectives.base import Objective, Softened, check_exits, compared_exits
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewKL(Softened):
+    """KL(p_b ‖ p_a) + KL(p_a ‖ p_b) between two views, targets detached (DDGSD eq. 5)."""
+
+    num_views = 2
+
+    def __init__(
+        self, weight=1.0, temperature=3.0, scaling="none", exits="deepest", name="view_kl"
+    ):
+        super().__init__(weight, temperature, scaling, name)
+        check_exits(exits)
+        self.exits = exits
+
+    def call(self, labels, views):
+        del labels
+        a, b = views
+        return sum(
+            losses.symmetric_kl_divergence(
+                a[f"exit_{index}"], b[f"exit_{index}"], self.temperature, self.scaling
+            )
+            for index in compared_exits(a, self.exits)
+        )
+
+    def get_config(self):
+        return super().get_config() | {"exits": self.exits}
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewMMD(Objective):
+    """‖mean h(x_a) − mean h(x_b)‖²₂ between two views' features (DDGSD eq. 4).
+
+    A statistic of the batch, given to each of its examples alike.
+    """
+
+    num_views = 2
+
+    def __init__(self, weight=5e-4, exits="deepest", name="view_mmd"):
+        super().__init__(weight, name)
+        check_exits(exits)
+        self.exits = exits
+
+    def call(self, labels, views):
+        del labels
+        a, b = views
+        value = sum(
+            losses.mean_discrepancy(a[f"features_{index}"], b[f"features_{index}"])
+            for index in compared_exits(a, self.exits)
+        )
+        return ops.broadcast_to(value, (ops.shape(a["exit_1"])[0],))
+
+    def get_config(self):
+        return super().get_config() | {"exits": self.exits}
