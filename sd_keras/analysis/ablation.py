@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from sd_keras.analysis.evaluation import checked
-from sd_keras.analysis.inputs import features_by_exit, numbers, positive_integer
+from sd_keras.analysis.inputs import features_by_exit, integer, numbers
 from sd_keras.inference.arrays import blocks
 from sd_keras.models.exits import exit_names
 
@@ -18,11 +18,10 @@ def unit_ablation(
 ):
     """Accuracy of each exit with growing random sets of its features switched off.
 
-    A network that relies on single directions loses accuracy sooner (Morcos et al. 2018,
-    section 2.2 and figure 1, who switch off feature maps of any layer); whether distillation
-    between views lessens it is a question with which DDGSD closes. A draw is one order of an exit's
-    features, of which the first ones are switched off: sets of one draw hold one another. Only
-    features and classifier of the exit are computed, the features once.
+    A network that relies on single directions loses accuracy sooner (Morcos et al. 2018, who
+    switch off feature maps of any layer); whether distillation between views lessens that is a
+    question DDGSD closes with. A draw is one order of an exit's features, whose first ones are
+    switched off, so its sets grow. The features are computed once, then only the classifier.
 
     Args:
         network: made by `attach_exits`.
@@ -42,21 +41,25 @@ def unit_ablation(
     """
     images, labels = checked(network, images, labels)
     shares = numbers("shares", shares, 0, 1)
-    draws = positive_integer("draws", draws)
+    draws = integer("draws", draws)
     if replace not in REPLACEMENTS:
         raise ValueError(f"`replace` must be one of {REPLACEMENTS}. Received: replace={replace!r}")
     classifiers = {name: _classifier(network, name) for name in exit_names(network)}
     outputs = network.predict(images, batch_size=batch_size, verbose=0)
     found = {}
     for name, features in features_by_exit(outputs).items():
-        generator = np.random.default_rng(seed)
-        orders = np.stack([generator.permutation(features.shape[1]) for _ in range(draws)])
-        ranks = orders.argsort(axis=1)  # when each feature is switched off
-        off = [ranks < round(share * features.shape[1]) for share in shares]
+        off = _switched_off(features.shape[1], shares, draws, seed)
         values = features.mean(axis=0) if replace == "mean" else np.zeros(features.shape[1])
         parts = (features.astype("float32"), values, *classifiers[name], labels)
         found[name] = np.stack([_accuracies(each, *parts) for each in off])
     return found
+
+
+def _switched_off(count, shares, draws, seed):
+    """Returns by share which of so many features are off in each draw, `(draws, count)`."""
+    generator = np.random.default_rng(integer("seed", seed, 0))
+    ranks = np.stack([generator.permutation(count) for _ in range(draws)])
+    return [ranks < round(share * count) for share in shares]
 
 
 def _accuracies(off, features, values, kernel, bias, labels):

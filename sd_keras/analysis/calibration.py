@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sd_keras.analysis.inputs import logits_with_ensemble, positive_integer
+from sd_keras.analysis.inputs import integer, logits_with_ensemble
 from sd_keras.inference.arrays import class_numbers, log_softmax
 
 
@@ -42,7 +42,7 @@ def reliability(logits, labels, bins=15):
     Raises:
         ValueError: for logits, labels or bins that do not fit.
     """
-    bins = positive_integer("bins", bins)
+    bins = integer("bins", bins)
     named = logits_with_ensemble(logits)
     labels = class_numbers(labels, *named["ensemble"].shape)
     return {name: _diagram(z, labels, bins) for name, z in named.items()}

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from sd_keras.analysis.inputs import features_by_exit, positive_integer
+from sd_keras.analysis.inputs import features_by_exit, integer
 
 
 def principal_components(features, components=2):
-    """Principal components of each exit's features (BYOT section 5.4, figure 6).
+    """Principal components of each exit's features (BYOT figure 6).
 
     Args:
         features: a dict with `features_1 … features_C`, each `(n, d)`, such as what a network
@@ -22,7 +22,7 @@ def principal_components(features, components=2):
     Raises:
         ValueError: for features or components that do not fit.
     """
-    components = positive_integer("components", components)
+    components = integer("components", components)
     named = features_by_exit(features)
     least = min(min(array.shape) for array in named.values())
     if components > least:

@@ -9,8 +9,8 @@ from keras import ops
 from sd_keras.analysis.inputs import (
     checked_images,
     features_by_exit,
+    integer,
     logits_with_ensemble,
-    positive_integer,
 )
 from sd_keras.inference.arrays import log_softmax
 
@@ -25,15 +25,14 @@ def consistency(network, images, distortion, draws=1, batch_size=256):
         mmd = ‖1/n Σ_i h(x_a) − 1/n Σ_i h(x_b)‖²                 (eq. 4, of all images)
         distance = 1/n Σ_i ‖h(x_a) − h(x_b)‖²
 
-    Features of another network may be of another scale: `relative_distance` is the distance
-    divided by that of two different images, 2 · (the features' variance).
+    Other networks' features are of other scales; `relative_distance` is the distance divided
+    by that of two different images, twice the features' variance.
 
     Args:
         network: made by `attach_exits`.
         images: raw pixels `(n, h, w, c)`.
         distortion: a callable from a batch of images to distorted ones with a new draw at each
-            call, such as `sd_keras.distortions.CropFlip` or a Keras preprocessing layer. Its
-            own seed decides what is drawn, and it draws on from where it stands.
+            call, such as `sd_keras.distortions.CropFlip`; its own seed decides what is drawn.
         draws: how many pairs of views of all images.
         batch_size: images per call.
 
@@ -45,13 +44,10 @@ def consistency(network, images, distortion, draws=1, batch_size=256):
     Raises:
         ValueError: for images or draws that do not fit.
     """
-    images = checked_images(network, images)
-    draws = positive_integer("draws", draws)
-    batch_size = positive_integer("batch_size", batch_size)
-    rows = []
-    for _ in range(draws):
-        a, b = (_outputs(network, images, distortion, batch_size) for _ in range(2))
-        rows.append(_compared(a, b))
+    images, draws = checked_images(network, images), integer("draws", draws)
+    batch_size = integer("batch_size", batch_size)
+    views = (_outputs(network, images, distortion, batch_size) for _ in range(2 * draws))
+    rows = [_compared(a, b) for a, b in zip(views, views)]
     return {
         name: {key: np.array([row[name][key] for row in rows]) for key in values}
         for name, values in rows[0].items()

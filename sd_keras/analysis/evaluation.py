@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from sd_keras import scopes
-from sd_keras.analysis.inputs import checked_images, checked_labels, positive_integer
+from sd_keras.analysis.inputs import checked_images, checked_labels, integer
 from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 
@@ -26,7 +26,7 @@ class Evaluation:
         self.names = [*exit_names(network), "ensemble"]
         self.network = network
         self.variables = list(variables)
-        self.batch_size = positive_integer("batch_size", batch_size)
+        self.batch_size = integer("batch_size", batch_size)
         given = {id(variable) for variable in self.variables}
         self._others = [v for v in network.variables if id(v) not in given]
         self._sums = scopes.compiled(self._batch_sums, [*self.variables, *self._others])
@@ -83,3 +83,19 @@ def checked(network, images, labels):
     """Returns images and class numbers as arrays, once they are known to fit the network."""
     images = checked_images(network, images)
     return images, checked_labels(network, images, labels)
+
+
+def by_measure(names, found):
+    """Divides what several evaluations found by exit and by what was measured.
+
+    Args:
+        names: of the evaluation.
+        found: array `(…, C + 1, 2)`.
+
+    Returns:
+        A dict by name of dicts of `accuracy` and `cross_entropy`, arrays `(…)`.
+    """
+    return {
+        name: {"accuracy": own[..., 0], "cross_entropy": own[..., 1]}
+        for name, own in zip(names, np.moveaxis(found, -2, 0))
+    }

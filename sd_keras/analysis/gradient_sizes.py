@@ -4,17 +4,16 @@ import numpy as np
 from keras import ops
 
 from sd_keras import gradients, scopes
-from sd_keras.analysis.inputs import checked_labels, positive_integer
+from sd_keras.analysis.inputs import checked_labels, integer
 
 
 def gradient_magnitudes(model, x, y, batch_size=128):
     """Mean |gradient| per kernel of the loss that a model is trained with (BYOT figure 5).
 
     Each batch is a training step without its update: it draws the method's views, runs the
-    network with the statistics of the batch and makes one backward pass. To compare a loss with
-    and without self-distillation, give two models, for instance of one network with
-    two methods. Nothing of the model changes: weights, moving statistics, metrics, the count of
-    steps and the random draws stay as they are, and later batches are drawn on from there.
+    network with the statistics of the batch and makes one backward pass. With and without
+    self-distillation are two models, for instance of one network with two methods. Nothing of a
+    model changes: neither its statistics and metrics nor its count of steps and random state.
 
     Args:
         model: a compiled `SelfDistillModel`.
@@ -34,28 +33,33 @@ def gradient_magnitudes(model, x, y, batch_size=128):
         ValueError: if the model is not a SelfDistillModel, or for images or labels that do not
             fit.
     """
-    views = x if isinstance(x, (tuple, list)) else (x,)
-    views, y = _checked(model, views, y)
-    size = min(positive_integer("batch_size", batch_size), len(y))
-    network = model.network
-    kernels = [v for v in network.trainable_weights if len(v.shape) >= 2]
-    state = model.non_trainable_variables
-    step = scopes.compiled(_step_of(model, kernels, state), _all_variables(model))
-    values = {id(variable): variable.value for variable in _all_variables(model)}
-    found = []
-    for start in range(0, len(y) - size + 1, size):
-        batch = [ops.convert_to_tensor(view[start : start + size]) for view in views]
-        batch = tuple(batch) if isinstance(x, (tuple, list)) else batch[0]
-        labels = ops.convert_to_tensor(y[start : start + size])
-        magnitudes, drawn = step(list(values.values()), batch, labels)
-        values |= {id(variable): value for variable, value in zip(state, drawn)}
-        found.append(ops.convert_to_numpy(magnitudes))
+    views, y = _checked(model, x if isinstance(x, (tuple, list)) else (x,), y)
+    size = min(integer("batch_size", batch_size), len(y))
+    kernels = [v for v in model.network.trainable_weights if len(v.shape) >= 2]
+    batches = (
+        [ops.convert_to_tensor(array[start : start + size]) for array in (*views, y)]
+        for start in range(0, len(y) - size + 1, size)
+    )
+    found = list(_batch_means(model, kernels, batches))
     return {
         "names": [kernel.path for kernel in kernels],
         "convolution": np.array([len(kernel.shape) == 4 for kernel in kernels]),
         "mean": np.mean(found, axis=0, dtype="float64"),
         "deviation": np.std(found, axis=0, dtype="float64"),
     }
+
+
+def _batch_means(model, kernels, batches):
+    """Yields mean |gradient| per kernel `(K,)` of each batch, a list of views and labels."""
+    state = model.non_trainable_variables
+    variables = [*model.trainable_variables, *state, *model.metrics_variables]
+    step = scopes.compiled(_step_of(model, kernels, state), variables)
+    values = {id(variable): ops.convert_to_tensor(variable.value) for variable in variables}
+    for *views, labels in batches:
+        x = tuple(views) if len(views) > 1 else views[0]
+        magnitudes, drawn = step(list(values.values()), x, labels)
+        values |= {id(variable): value for variable, value in zip(state, drawn)}
+        yield ops.convert_to_numpy(magnitudes)
 
 
 def _checked(model, views, y):
@@ -72,10 +76,6 @@ def _checked(model, views, y):
             f"Received: x of shapes {[view.shape for view in views]}, y of shape {y.shape}"
         )
     return views, checked_labels(model.network, views[0], y) if y.ndim == 1 else y
-
-
-def _all_variables(model):
-    return [*model.trainable_variables, *model.non_trainable_variables, *model.metrics_variables]
 
 
 def _step_of(model, kernels, state):

@@ -48,10 +48,13 @@ def checked_images(network, images):
     return images
 
 
-def positive_integer(name, value):
-    """Returns the value; raises ValueError unless it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+def integer(name, value, least=1):
+    """Returns the value; raises ValueError unless it is an integer of at least `least`."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
+        )
     return int(value)
 
 

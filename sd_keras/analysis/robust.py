@@ -1,9 +1,11 @@
 """How well each exit answers to corrupted images."""
 
+import itertools
+
 import numpy as np
 
 from sd_keras import corruptions
-from sd_keras.analysis.evaluation import Evaluation, checked
+from sd_keras.analysis.evaluation import Evaluation, by_measure, checked
 
 
 def robustness(
@@ -11,9 +13,8 @@ def robustness(
 ):
     """Accuracy and cross entropy under corruptions the network was not trained on.
 
-    Kinds and severities are those of Hendrycks & Dietterich 2019, section 4; the corruptions
-    are made here, with parameters of their own (see `sd_keras.corruptions`): compare networks by
-    these figures, but not with published ones on CIFAR-100-C.
+    The kinds are those of Hendrycks & Dietterich 2019, made here with parameters of our own
+    (see `sd_keras.corruptions`): networks compare, published figures on CIFAR-100-C do not.
 
     Args:
         network: made by `attach_exits`.
@@ -34,22 +35,16 @@ def robustness(
     """
     images, labels = checked(network, images, labels)
     kinds, severities = list(corruptions.KINDS if kinds is None else kinds), list(severities)
-    for kind in kinds:
-        for severity in severities:
-            corruptions.check(images[:1], kind, severity)
+    for kind, severity in itertools.product(kinds, severities):
+        corruptions.check(images[:1], kind, severity, seed)
     evaluation = Evaluation(network, batch_size=batch_size)
     clean = evaluation(images, labels)
-    found = np.empty((len(kinds), len(severities), *clean.shape))
-    for row, kind in enumerate(kinds):
-        for column, severity in enumerate(severities):
-            corrupted = corruptions.corrupt(images, kind, severity, seed)
-            found[row, column] = evaluation(corrupted, labels)
+    found = [
+        [evaluation(corruptions.corrupt(images, kind, s, seed), labels) for s in severities]
+        for kind in kinds
+    ]
+    whole = by_measure(evaluation.names, clean)
     return {
-        name: {
-            "accuracy": found[:, :, index, 0],
-            "cross_entropy": found[:, :, index, 1],
-            "clean_accuracy": float(clean[index, 0]),
-            "clean_cross_entropy": float(clean[index, 1]),
-        }
-        for index, name in enumerate(evaluation.names)
+        name: own | {f"clean_{key}": float(value) for key, value in whole[name].items()}
+        for name, own in by_measure(evaluation.names, np.array(found)).items()
     }

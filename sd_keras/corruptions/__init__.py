@@ -1,7 +1,7 @@
 """The 15 common corruptions of images at 5 severities, made procedurally.
 
 The kinds are those of Hendrycks & Dietterich 2019 (Benchmarking Neural Network Robustness to
-Common Corruptions and Perturbations), section 4. Code and parameters are our own, lengths are
+Common Corruptions and Perturbations). Code and parameters are our own, lengths are
 shares of the image's side, and snow, frost and fog are drawn, not photographed: figures are
 not comparable with those of CIFAR-10-C, CIFAR-100-C or ImageNet-C.
 """
