@@ -24,9 +24,8 @@ def weight_noise(
 ):
     """Accuracy and cross entropy with Gaussian noise on the weights (BYOT figure 4).
 
-    A draw is one direction e of noise, the same at every level σ of the weights w + σ e. The
-    network's own weights are never written to: the noisy ones are arguments of one compiled
-    function, which evaluates all levels and draws.
+    A draw is one direction e of noise, the same at every level σ of the weights w + σ e, which
+    are arguments of one compiled function: the network's own weights are never written to.
 
     Args:
         network: made by `attach_exits`.
