@@ -51,6 +51,7 @@ def separability(subjects, settings):
     figure, (axis,) = plots.axes()
     plots.bars(axis, names, groups)
     plots.label(axis, y="SSE / SSB")
+    plots.legend(figure, axis)
     note = (
         "Within-class and between-class sums of squares of the features, per image (BYOT table "
         "6). Only the ratio compares exits and networks: the smaller, the further apart the "
@@ -71,8 +72,10 @@ def agreement(subjects, settings):
             for j in range(i + 1, len(own["names"])):
                 values = (float(own[key][i, j]) for key in keys)
                 rows.append([subject.label, first, own["names"][j], *values])
-    figure, axes = plots.axes(1, len(subjects), (4.2, 3.6))
-    for axis, subject, own in zip(axes, subjects, found):
+    # Of one exit there is nothing to see.
+    several = [pair for pair in zip(subjects, found) if len(pair[0].exits) > 1]
+    figure, axes = plots.axes(1, max(1, len(several)), (4.4, 3.6))
+    for axis, (subject, own) in zip(axes, several):
         plots.matrix(axis, own["same"], own["names"], own["names"])
         right = 100 * own["any_right"]
         plots.label(axis, title=f"{subject.label}: one exit right on {right:.1f} %")
@@ -93,6 +96,7 @@ def calibration(subjects, settings):
     for row, subject in enumerate(subjects):
         measured = analysis.evaluate_logits(subject.outputs, subject.test[1], settings.bins)
         diagrams = analysis.reliability(subject.outputs, subject.test[1], settings.bins)
+        diagrams = plots.without_double(diagrams)
         for column, (name, own) in enumerate(diagrams.items()):
             axis = axes[row * columns + column]
             _diagram(axis, own, plots.colour(name))

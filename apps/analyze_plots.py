@@ -28,7 +28,7 @@ def axes(rows=1, columns=1, size=(4.6, 3.4), **options):
     made = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for each in made:
         each.set_facecolor("none")
-        each.tick_params(colors=INK, labelsize=8)
+        each.tick_params(which="both", colors=INK, labelsize=8)
         each.grid(color=INK, alpha=0.25, linewidth=0.6)
         for spine in each.spines.values():
             spine.set_color(INK)
@@ -44,10 +44,13 @@ def label(axis, x="", y="", title=""):
     axis.set_title(title, color=INK, fontsize=10)
 
 
-def legend(axis, **options):
-    """Adds a legend if anything in the axes has a label."""
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7.5, frameon=False, labelcolor=INK, **options)
+def legend(figure, axis):
+    """Adds a legend of what the axes show, below the whole figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / 2.2)))
+    options = {"ncols": columns, "fontsize": 8, "frameon": False, "labelcolor": INK}
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", **options)
 
 
 def colour(name):
@@ -67,13 +70,19 @@ def lines(axis, x, values, place=0, prefix=""):
         place: 0 for the network, 1 for the one beside it, which has dashes.
         prefix: of the labels.
     """
-    for name, own in values.items():
+    for name, own in without_double(values).items():
         middle = own if own.ndim == 1 else own.mean(axis=1)
-        style = {"color": colour(name), "linestyle": STYLES[place], "linewidth": 1.6}
+        tone = INK if len(values) <= 2 else colour(name)
+        style = {"color": tone, "linestyle": STYLES[place], "linewidth": 1.6}
         axis.plot(x, middle, marker=".", markersize=4, label=prefix + name, **style)
-        if own.ndim == 2 and place == 0:
+        if own.ndim == 2:
             bounds = own.min(axis=1), own.max(axis=1)
-            axis.fill_between(x, *bounds, color=colour(name), alpha=0.13, linewidth=0)
+            axis.fill_between(x, *bounds, color=tone, alpha=0.12, linewidth=0)
+
+
+def without_double(values):
+    """Returns a dict by exit without the ensemble of a single exit, which is that exit."""
+    return {"exit_1": values["exit_1"]} if set(values) == {"exit_1", "ensemble"} else values
 
 
 def bars(axis, names, groups):
@@ -82,26 +91,20 @@ def bars(axis, names, groups):
     Args:
         axis: of `axes`.
         names: below the groups of bars.
-        groups: a dict from a label to a dict from some of the names to numbers.
+        groups: a dict from a label to a dict from some of the names to numbers. The only exit
+            of a network stands beside the deepest one.
     """
     width = 0.8 / len(groups)
+    deepest = [name for name in names if name != "ensemble"][-1]
     for index, (key, values) in enumerate(groups.items()):
+        values = without_double(values)
+        tones = [colour(name) for name in values]
+        if len(values) == 1:
+            values, tones = {deepest: values["exit_1"]}, [INK]
         places = [names.index(name) + (index + 0.5) * width - 0.4 for name in values]
-        hatch = "//" if index else None
-        colours = [colour(name) for name in values]
-        axis.bar(
-            places,
-            list(values.values()),
-            width * 0.92,
-            color=colours,
-            hatch=hatch,
-            label=key,
-            edgecolor="white" if index else None,
-            linewidth=0,
-        )
+        style = {"hatch": "//" if index else None, "edgecolor": "white", "linewidth": 0}
+        axis.bar(places, list(values.values()), width * 0.92, color=tones, label=key, **style)
     axis.set_xticks(range(len(names)), names, fontsize=8)
-    if len(groups) > 1:
-        legend(axis)
 
 
 def matrix(axis, values, rows, columns, low=0.0, high=1.0, digits=2):

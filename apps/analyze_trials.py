@@ -3,6 +3,8 @@
 Each takes a list of one or two Subjects and the Settings of analyze.py, and returns a Result.
 """
 
+import warnings
+
 import analyze_plots as plots
 import numpy as np
 from analyze_page import Result
@@ -38,7 +40,7 @@ def noise(subjects, settings):
     plots.label(axes[0], f"deviation of the noise, {unit}", "training accuracy")
     plots.label(axes[1], f"deviation of the noise, {unit}", "cross entropy (nats)")
     axes[1].set_yscale("log")
-    plots.legend(axes[0])
+    plots.legend(figure, axes[0])
     note = (
         "Gaussian noise on the kernels, on training images (BYOT figure 4): the flatter the "
         f"minimum, the later answers change. Lines are means of {settings.draws} draws, bands "
@@ -54,11 +56,7 @@ def gradients(subjects, settings):
     rows = []
     for place, subject in enumerate(subjects):
         for index, method in enumerate(subject.methods):
-            model = sd_keras.SelfDistillModel(
-                subject.network, sd_keras.methods.get(method), settings.distortion()
-            )
-            model.compile("sgd")
-            found = analysis.gradient_magnitudes(model, *subject.train, settings.batch_size)
+            found = _magnitudes(subject, method, settings)
             columns = (found[key].tolist() for key in ("convolution", "mean", "deviation"))
             for name, is_convolution, *values in zip(found["names"], *columns):
                 kind = "convolution" if is_convolution else "other"
@@ -71,7 +69,7 @@ def gradients(subjects, settings):
             axis.plot(range(1, len(body) + 1), body, label=label, **style)
     axis.set_yscale("log")
     plots.label(axis, "convolution of the backbone", "mean |gradient|")
-    plots.legend(axis)
+    plots.legend(figure, axis)
     note = (
         "Mean magnitude of the gradient of each kernel, on training images, by the loss of the "
         "method and by that of the plain network (BYOT figure 5). The plot leaves out the exits' "
@@ -79,6 +77,16 @@ def gradients(subjects, settings):
     )
     header = ["network", "method", "kernel", "kind", "mean |gradient|", "deviation of batches"]
     return Result("Gradients by layer", note, header, rows, figure)
+
+
+def _magnitudes(subject, method, settings):
+    method = sd_keras.methods.get(method)
+    with warnings.catch_warnings():
+        # Nothing is trained here.
+        warnings.filterwarnings("ignore", "method 'baseline' trains")
+        model = sd_keras.SelfDistillModel(subject.network, method, settings.distortion())
+    model.compile("sgd")
+    return analysis.gradient_magnitudes(model, *subject.train, settings.batch_size)
 
 
 def consistency(subjects, settings):
@@ -97,12 +105,13 @@ def consistency(subjects, settings):
         for name, values in found.items():
             means = (float(values[key].mean()) if key in values else "" for key in keys)
             rows.append([subject.label, name, *means])
-    figure, axes = plots.axes(1, len(keys), (3.1, 2.9))
+    figure, axes = plots.axes(1, len(keys), (3.1, 3.0))
     for axis, group, title in zip(axes, groups, titles):
         with_ensemble = any("ensemble" in own for own in group.values())
         plots.bars(axis, [*names, *["ensemble"] * with_ensemble], group)
         plots.label(axis, title=title)
         axis.tick_params(axis="x", labelrotation=30)
+    plots.legend(figure, axes[0])
     note = (
         "Two draws of the training distortion of each test image (DDGSD eq. 2 to 4); means of "
         f"{settings.draws} pairs. The fewer nats and the shorter distances, the more consistent."
@@ -121,8 +130,9 @@ def corrupted(subjects, settings):
         )
         by_severity = {name: own["accuracy"].mean(axis=0) for name, own in found.items()}
         plots.lines(axes[0], settings.severities, by_severity, place, f"{subject.label}: ")
-        table = np.transpose([own["accuracy"].mean(axis=1) for own in found.values()])
-        plots.matrix(axes[place + 1], table, kinds, [n.replace("_", " ") for n in found])
+        shown = plots.without_double(found)
+        table = np.transpose([own["accuracy"].mean(axis=1) for own in shown.values()])
+        plots.matrix(axes[place + 1], table, kinds, list(shown))
         plots.label(axes[place + 1], title=f"{subject.label}: mean of severities")
         for name, own in found.items():
             rows.append([subject.label, name, "clean", 0, own["clean_accuracy"]])
@@ -131,7 +141,7 @@ def corrupted(subjects, settings):
                     rows.append([subject.label, name, kind, severity, accuracy])
     plots.label(axes[0], "severity", "mean accuracy of all kinds")
     axes[0].set_xticks(settings.severities)
-    plots.legend(axes[0])
+    plots.legend(figure, axes[0])
     note = (
         "Accuracy on corrupted test images. The corruptions are made by this library with "
         "parameters of its own: not comparable with CIFAR-100-C and its like."
@@ -156,7 +166,7 @@ def ablation(subjects, settings):
                     rows.append([subject.label, name, replace, share, *cells])
     for axis, title in zip(axes, ("set to 0", "set to their mean")):
         plots.label(axis, "share of the features", "test accuracy", title)
-    plots.legend(axes[0])
+    plots.legend(figure, axes[0])
     note = (
         "Random sets of an exit's features are switched off (Morcos et al. 2018): the earlier "
         f"accuracy falls, the more the exit relies on single features. Means of {settings.draws} "

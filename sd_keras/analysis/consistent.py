@@ -56,11 +56,10 @@ def consistency(network, images, distortion, draws=1, batch_size=256):
 
 def _outputs(network, images, distortion, batch_size):
     """Returns what the network predicts of one view of all images."""
-    parts = []
-    for start in range(0, len(images), batch_size):
-        view = _view(distortion, ops.convert_to_tensor(images[start : start + batch_size]))
-        parts.append(network.predict_on_batch(view))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    views = [_view(distortion, ops.convert_to_tensor(batch)) for batch in batches]
+    view = np.concatenate([ops.convert_to_numpy(each) for each in views])
+    return network.predict(view, batch_size=batch_size, verbose=0)
 
 
 def _view(distortion, images):

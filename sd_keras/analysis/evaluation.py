@@ -43,10 +43,8 @@ class Evaluation:
             (nats) by name. An answer that is not finite is wrong.
         """
         if values is None:
-            values = [variable.value for variable in self.variables]
-        others = (variable.value for variable in self._others)
-        # All as tensors: a variable and a tensor in its place would be compiled twice.
-        values = [ops.convert_to_tensor(value) for value in (*values, *others)]
+            values = map(scopes.value_of, self.variables)
+        values = [*values, *map(scopes.value_of, self._others)]
         sums = [self._sums(values, *batch) for batch in self._batches(images, labels)]
         total = np.sum([ops.convert_to_numpy(each) for each in sums], axis=0, dtype="float64")
         return total / len(labels)

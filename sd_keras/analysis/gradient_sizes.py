@@ -54,7 +54,7 @@ def _batch_means(model, kernels, batches):
     state = model.non_trainable_variables
     variables = [*model.trainable_variables, *state, *model.metrics_variables]
     step = scopes.compiled(_step_of(model, kernels, state), variables)
-    values = {id(variable): ops.convert_to_tensor(variable.value) for variable in variables}
+    values = {id(variable): scopes.value_of(variable) for variable in variables}
     for *views, labels in batches:
         x = tuple(views) if len(views) > 1 else views[0]
         magnitudes, drawn = step(list(values.values()), x, labels)
@@ -100,4 +100,4 @@ def _step_of(model, kernels, state):
 
 def _current(scope, variable):
     value = scope.get_current_value(variable)
-    return ops.convert_to_tensor(variable.value if value is None else value)
+    return scopes.value_of(variable) if value is None else ops.convert_to_tensor(value)

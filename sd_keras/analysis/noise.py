@@ -5,6 +5,7 @@ import functools
 import numpy as np
 from keras import ops
 
+from sd_keras import scopes
 from sd_keras.analysis.evaluation import Evaluation, by_measure, checked
 from sd_keras.analysis.inputs import integer, numbers
 
@@ -45,12 +46,11 @@ def weight_noise(
     Raises:
         ValueError: for an argument that does not fit.
     """
-    images, labels = checked(network, images, labels)
+    (images, labels), seed = checked(network, images, labels), integer("seed", seed, 0)
     deviations, draws = numbers("deviations", deviations, 0), range(integer("draws", draws))
-    seeds = [[integer("seed", seed, 0), draw] for draw in draws]
     evaluation = Evaluation(network, noisy_variables(network, variables), batch_size)
     noisy = functools.partial(_noisy, evaluation.variables, deviations, relative)
-    found = [[evaluation(images, labels, values) for values in noisy(s)] for s in seeds]
+    found = [[evaluation(images, labels, values) for values in noisy([seed, d])] for d in draws]
     return by_measure(evaluation.names, np.swapaxes(found, 0, 1))
 
 
@@ -66,10 +66,10 @@ def noisy_variables(network, variables="kernels"):
     return [weight for weight in floats if len(weight.shape) >= 2]
 
 
-def _noisy(variables, deviations, relative, seed):
+def _noisy(variables, deviations, relative, seeds):
     """Yields the values of the variables with one draw of noise, at each level of it."""
-    own = [ops.convert_to_tensor(variable.value) for variable in variables]
-    generator, noise = np.random.default_rng(seed), []
+    own = [scopes.value_of(variable) for variable in variables]
+    generator, noise = np.random.default_rng(seeds), []
     for value in own:
         drawn = generator.standard_normal(tuple(value.shape), "float32")
         if relative:
