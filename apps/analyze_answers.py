@@ -76,7 +76,8 @@ def agreement(subjects, settings):
     several = [pair for pair in zip(subjects, found) if len(pair[0].exits) > 1]
     figure, axes = plots.axes(1, max(1, len(several)), (4.4, 3.6))
     for axis, (subject, own) in zip(axes, several):
-        plots.matrix(axis, own["same"], own["names"], own["names"])
+        low = np.floor(10 * own["same"].min()) / 10
+        plots.matrix(axis, own["same"], own["names"], own["names"], min(low, 0.9))
         right = 100 * own["any_right"]
         plots.label(axis, title=f"{subject.label}: one exit right on {right:.1f} %")
     note = (

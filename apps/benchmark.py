@@ -21,9 +21,10 @@ One part or several, as words or by --what:
     backup      what a backup every 50 steps costs, and how soon a run goes on from one
     inference   exported networks: how much faster each exit answers than the plain network in
                 a SavedModel, LiteRT and ONNX Runtime, and early exit at several mixes
+    analysis    100 evaluations under noise on the weights against 100 plain ones
     import      the seconds that `import sd_keras` adds to `import keras`
-    all         all but train, backup and inference, which take minutes; the torch part is left
-                out where PyTorch is not installed
+    all         all but train, backup, inference and analysis, which take minutes; the torch
+                part is left out where PyTorch is not installed
 
 What is compared runs in one process in turn, A B A B …, after two rounds of warm-up. A figure
 is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
@@ -59,9 +60,10 @@ PARTS = (
     "train",
     "backup",
     "inference",
+    "analysis",
     "import",
 )
-LONG_PARTS = ("train", "backup", "inference")
+LONG_PARTS = ("train", "backup", "inference", "analysis")
 PRECISIONS = ("float32", "mixed_bfloat16")
 IMPORT_RUNS = 5
 # Both imports in one fresh interpreter: the difference between two whole start-ups would
@@ -114,7 +116,7 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part in ("torch", "build", "input", "train", "backup", "inference"):
+    if part in ("torch", "build", "input", "train", "backup", "inference", "analysis"):
         module = importlib.import_module(f"benchmark_{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)

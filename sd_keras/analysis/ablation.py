@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from sd_keras import scopes
 from sd_keras.analysis.evaluation import checked
 from sd_keras.analysis.inputs import features_by_exit, integer, numbers
 from sd_keras.inference.arrays import blocks
@@ -89,7 +90,7 @@ def _classifier(network, name):
             "`network` must have a Dense layer as the classifier of every exit. "
             f"Received: {name} from a layer of type {type(dense).__name__}"
         )
-    kernel = keras.ops.convert_to_numpy(dense.kernel.value).astype("float64")
+    kernel = keras.ops.convert_to_numpy(scopes.value_of(dense.kernel)).astype("float64")
     if dense.bias is None:
         return kernel, np.zeros(kernel.shape[1])
-    return kernel, keras.ops.convert_to_numpy(dense.bias.value).astype("float64")
+    return kernel, keras.ops.convert_to_numpy(scopes.value_of(dense.bias)).astype("float64")

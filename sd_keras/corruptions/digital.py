@@ -42,14 +42,13 @@ def pixelate(images, severity, generator):
     for axis in (1, 2):
         size = images.shape[axis]
         small = max(1, round(KEPT[severity] * size))
-        # Row by row, how much of each pixel falls into a smaller picture's pixel.
-        edges = np.arange(small + 1) * size / small
-        places = np.arange(size)
+        edges, places = np.arange(small + 1) * size / small, np.arange(size)
+        # How much of each pixel lies in each of the smaller picture's, `(small, size)`.
         high = np.minimum(edges[1:, None], places + 1)
-        low = np.maximum(edges[:-1, None], places)
-        weights = (np.clip(high - low, 0, None) * small / size).astype("float32")
-        repeated = weights[(places * small) // size]
-        images = np.moveaxis(np.tensordot(images, repeated, axes=(axis, 1)), -1, axis)
+        overlap = np.clip(high - np.maximum(edges[:-1, None], places), 0, None)
+        repeated = ((places + 0.5) * small / size).astype(int)
+        weights = (overlap * small / size)[repeated].astype("float32")
+        images = np.moveaxis(np.tensordot(images, weights, axes=(axis, 1)), -1, axis)
     return images
 
 
