@@ -15,7 +15,7 @@ from sd_keras import analysis, attach_exits, models
 from sd_keras.analysis.evaluation import Evaluation
 
 LEVELS, DRAWS = 20, 5
-IMAGES = 512
+IMAGES = 128
 BAR = "<= 1.1"
 # A sweep takes a minute or more.
 MOST_ROUNDS = 3
