@@ -16,6 +16,7 @@ One part or several, as words or by --what:
     losses      the objectives and their gradient, as a share of the step they belong to
     build       building a network with its exits, and cutting it, against the plain one
     input       images per second of the ImageNet input pipeline against decoding alone
+    companions  a step beside a teacher or a peer, against its parts
     train       images per second at ImageNet's size, and their share of the processor's peak;
                 with --workers two worker processes against one process
     backup      what a backup every 50 steps costs, and how soon a run goes on from one
@@ -23,8 +24,8 @@ One part or several, as words or by --what:
                 a SavedModel, LiteRT and ONNX Runtime, and early exit at several mixes
     analysis    100 evaluations under noise on the weights against 100 plain ones
     import      the seconds that `import sd_keras` adds to `import keras`
-    all         all but train, backup, inference and analysis, which take minutes; the torch
-                part is left out where PyTorch is not installed
+    all         all but companions, train, backup, inference and analysis, which take minutes; the
+                torch part is left out where PyTorch is not installed
 
 What is compared runs in one process in turn, A B A B …, after two rounds of warm-up. A figure
 is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
@@ -57,13 +58,14 @@ PARTS = (
     "losses",
     "build",
     "input",
+    "companions",
     "train",
     "backup",
     "inference",
     "analysis",
     "import",
 )
-LONG_PARTS = ("train", "backup", "inference", "analysis")
+LONG_PARTS = ("companions", "train", "backup", "inference", "analysis")
 PRECISIONS = ("float32", "mixed_bfloat16")
 IMPORT_RUNS = 5
 # Both imports in one fresh interpreter: the difference between two whole start-ups would
@@ -116,7 +118,7 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part in ("torch", "build", "input", "train", "backup", "inference", "analysis"):
+    if part in ("torch", "build", "input", *LONG_PARTS):
         module = importlib.import_module(f"benchmark_{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)

@@ -13,6 +13,7 @@ LEVELS = {
     "schedules": 0,
     "layers": 0,
     "distortions": 0,
+    "adversary": 1,
     "mixing": 0,
     "optimizers": 0,
     "recipes": 1,
