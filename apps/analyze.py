@@ -35,7 +35,7 @@ import analyze_plots
 import analyze_subject
 import analyze_trials
 import finished_run
-from absl import app, flags
+from absl import app, flags, logging
 from analyze_subject import Subject, some
 
 import sd_keras
@@ -84,6 +84,7 @@ class Settings:
 
 def main(argv):
     """Does what the words ask for."""
+    logging.set_verbosity(logging.WARNING)  # TensorFlow Datasets' notes on reading
     words = argv[1:]
     if not words or not set(words) <= set(WORDS) or ("costs" in words and len(words) > 1):
         asked = f"give one word of {', '.join(WORDS)}, or several but costs"

@@ -6,6 +6,9 @@ import numpy as np
 
 import sd_keras
 
+# Methods that need nothing beside the network and its data.
+ALONE = ("baseline", "two_branch", "deep_supervision", "be_your_own_teacher", "data_distortion")
+
 
 class Subject:
     """A network and what it says of the images of the test split.
@@ -36,9 +39,12 @@ class Subject:
 
     @property
     def methods(self):
-        """Names of the methods by whose loss gradients are taken: its own, and the plain one."""
+        """Names of the methods by whose loss gradients are taken: its own, and the plain one.
+
+        Where its own is not known, or needs a teacher, that of a paper.
+        """
         own = self.method
-        if own is None:
+        if own is None or not set(own.split("+")) <= set(ALONE):
             own = "be_your_own_teacher" if len(self.exits) > 1 else "data_distortion"
         return list(dict.fromkeys((own, "baseline")))
 
