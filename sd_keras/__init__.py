@@ -3,6 +3,7 @@
 from sd_keras import (
     adversary,
     analysis,
+    corruptions,
     data,
     distortions,
     distribute,
@@ -40,6 +41,7 @@ __all__ = [
     "adversary",
     "analysis",
     "attach_exits",
+    "corruptions",
     "data",
     "distortions",
     "distribute",
