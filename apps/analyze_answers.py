@@ -55,7 +55,7 @@ def separability(subjects, settings):
     note = (
         "Within-class and between-class sums of squares of the features, per image (BYOT table "
         "6). Only the ratio compares exits and networks: the smaller, the further apart the "
-        "classes."
+        "classes; with few images of a class it comes out too small."
     )
     header = ["network", "exit", "SSE", "SSB", "SSE / SSB"]
     return Result("Separability of the classes", note, header, rows, figure)

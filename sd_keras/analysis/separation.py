@@ -17,7 +17,8 @@ def separability(features, labels):
     so that SSE + SSB is the features' variance. The paper does not say how it scales them;
     they grow with the square of the features' scale, which differs from exit to exit and from
     network to network. Their ratio is free of any scale and is what can be compared: the
-    smaller, the better the classes are separated.
+    smaller, the better the classes are separated. Class means come from the same images, which
+    makes the ratio too small where there are few of a class: compare on the same images only.
 
     Args:
         features: a dict with `features_1 … features_C`, each `(n, d)`.
