@@ -6,7 +6,18 @@ numbers or schedules; `at(step)` returns a copy in which they are numbers of tha
 """
 
 from sd_keras.objectives.base import Objective, Softened
+from sd_keras.objectives.discrepancy import ViewCORAL, ViewMultiKernelMMD, ViewTopKMMD
 from sd_keras.objectives.exits import ExitHint, ExitKL
 from sd_keras.objectives.views import ViewKL, ViewMMD
 
-__all__ = ["ExitHint", "ExitKL", "Objective", "Softened", "ViewKL", "ViewMMD"]
+__all__ = [
+    "ExitHint",
+    "ExitKL",
+    "Objective",
+    "Softened",
+    "ViewCORAL",
+    "ViewKL",
+    "ViewMMD",
+    "ViewMultiKernelMMD",
+    "ViewTopKMMD",
+]
