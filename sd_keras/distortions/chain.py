@@ -72,13 +72,37 @@ def apply(distortion, images):
     Args:
         distortion: a layer, which is told that there is training, or a function of a batch.
         images: `(n, h, w, c)`.
+
+    Raises:
+        ValueError: for a layer of KerasCV on tensors of another backend than TensorFlow.
     """
     arguments = {}
     if isinstance(distortion, keras.Layer):
         # Some layers distort in training only, and take it that there is none.
         names = inspect.signature(distortion.call).parameters
         arguments = {"training": True} if "training" in names else {}
+    if type(distortion).__module__.partition(".")[0] == "keras_cv":
+        distortion = _converted(distortion, images)
     return distortion(images, **arguments)
+
+
+def _converted(layer, images):
+    """Returns a layer of KerasCV as a function of TensorFlow.
+
+    Some of its layers have conditions on tensors, which Keras's training step, unlike tf.data,
+    leaves to Python.
+    """
+    tensorflow = operations.tensorflow_of(images)
+    backend = keras.config.backend()
+    if tensorflow is None and backend != "tensorflow":
+        raise ValueError(
+            "`distortion` must not be a layer of KerasCV in a training step under another backend "
+            "than TensorFlow: map it over a tf.data.Dataset that gives the views. "
+            f"Received: {type(layer).__name__} under {backend}"
+        )
+    if tensorflow is None or tensorflow.executing_eagerly():
+        return layer
+    return tensorflow.function(layer)
 
 
 def _in_dtype_of(images, views):
