@@ -173,35 +173,6 @@ def precision_figures(settings):
     return [figure("precision", "mixed_bfloat16 / float32 images/s", ">= 1.6", **row)]
 
 
-def distortion_figures(settings):
-    """CropFlip against Keras's layers, and as a share of the plain step.
-
-    Keras's RandomCrop draws one place for the whole batch where CropFlip draws one for each
-    image, so Keras's layers do the easier work. Both get raw images, as in training.
-    """
-    images = tf.constant(batch(settings, settings.piece_batch_size)[0])
-    crop_flip = CropFlip(padding=4, seed=0)
-    stock = keras.Sequential(
-        [
-            keras.layers.ZeroPadding2D(4),
-            keras.layers.RandomCrop(*IMAGE_SHAPE[:2], seed=0),
-            keras.layers.RandomFlip("horizontal", seed=0),
-        ]
-    )
-    ours = tf.function(lambda x: crop_flip(x), autograph=False)
-    keras_layers = tf.function(lambda x: stock(x, training=True), autograph=False)
-    pieces = {"keras": (lambda: keras_layers(images), 20), "ours": (lambda: ours(images), 20)}
-    seconds = interleave(pieces, settings.repeats)
-    times = [statistics.median(values) * 1e3 for values in seconds.values()]
-    row = compare(*seconds.values()) | {"beside": "{:.2f} / {:.2f} ms".format(*times)}
-    figures = [figure("distortion", "Keras's layers / CropFlip", ">= 2.0", **row)]
-    for precision in settings.precision:
-        model = trainer(settings, precision)
-        row = share(pieces["ours"], model, settings) | {"precision": precision}
-        figures.append(figure("distortion", "CropFlip / step", "<= 0.005", **row))
-    return figures
-
-
 def losses_figures(settings):
     """Everything in compute_loss and its gradient with respect to the network's outputs."""
     figures = []

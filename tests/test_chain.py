@@ -169,7 +169,14 @@ def of_keras_cv(name):
 @on_tensorflow
 @pytest.mark.parametrize(
     "name",
-    ["RandomRotation", "RandomColorJitter", "RandomCutout", "RandAugment", "AugMix", "RandomApply"],
+    [
+        "RandomRotation",
+        "RandomColorJitter",
+        "RandomCutout",
+        "RandomApply",
+        pytest.param("RandAugment", marks=pytest.mark.slow),
+        pytest.param("AugMix", marks=pytest.mark.slow),
+    ],
 )
 def test_layers_of_keras_cv_serve_in_fit(name):
     """The last three decide on tensors, which fails in a step of Keras if nothing is done."""
