@@ -108,11 +108,11 @@ def trainer(settings, precision, method="baseline", exits=None, distort=True):
     Args:
         settings: the flags.
         precision: dtype policy.
-        method: name of the method.
+        method: a method or its name.
         exits: "one" or "all"; None takes as many as the method needs.
         distort: whether CropFlip draws the views.
     """
-    method = methods.get(method)
+    method = methods.get(method) if isinstance(method, str) else method
     exits = exits or ("all" if method.min_exits > 1 else "one")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
@@ -181,6 +181,27 @@ def losses_figures(settings):
         piece = (loss_and_gradient(model, settings), 10)
         row = share(piece, model, settings) | {"precision": precision}
         figures.append(figure("losses", "losses and gradient / step", "<= 0.01", **row))
+        figures += discrepancies_figures(settings, precision)
+    return figures
+
+
+def discrepancies_figures(settings, precision):
+    """The loss of data_distortion and its gradient, with each discrepancy between the views."""
+    trainers = {
+        name: trainer(settings, precision, methods.data_distortion(discrepancy=name))
+        for name in methods.DISCREPANCIES
+    }
+    functions = {n: (loss_and_gradient(m, settings), 10) for n, m in trainers.items()}
+    functions["step"] = step_of(trainers["mmd"], settings, settings.piece_batch_size)
+    seconds = interleave(functions, settings.repeats)
+    figures = []
+    for name in trainers:
+        medians = [statistics.median(seconds[key]) for key in (name, "step")]
+        beside = f"{medians[0] * 1e3:.2f} ms of {medians[1]:.3f} s"
+        row = compare(seconds[name], seconds["step"]) | {"precision": precision}
+        row |= {"unit": "%", "beside": beside, "seconds": medians}
+        title = f"data_distortion with {name} / step"
+        figures.append(figure("losses", title, "<= 0.01", **row))
     return figures
 
 

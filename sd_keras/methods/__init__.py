@@ -2,6 +2,7 @@
 
 from sd_keras.methods.method import Complement, Method
 from sd_keras.methods.papers import (
+    DISCREPANCIES,
     baseline,
     be_your_own_teacher,
     data_distortion,
@@ -43,4 +44,4 @@ def get(name, **arguments):
     return first
 
 
-__all__ = ["METHODS", "Complement", "Method", "get", *METHODS]
+__all__ = ["DISCREPANCIES", "METHODS", "Complement", "Method", "get", *METHODS]

@@ -94,9 +94,10 @@ def data_distortion(
             "`kl_only` and `mmd_only` exclude each other; with neither term use two_branch(). "
             "Received: kl_only=True, mmd_only=True"
         )
+    between_features = _discrepancy(discrepancy, mmd_weight, exits)
     objectives = [] if mmd_only else [ViewKL(kl_weight, temperature, scaling, exits)]
     if not kl_only:
-        objectives.append(_discrepancy(discrepancy, mmd_weight, exits))
+        objectives.append(between_features)
     return Method("data_distortion", tuple(objectives), num_views=2)
 
 

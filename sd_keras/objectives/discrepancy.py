@@ -1,8 +1,7 @@
 """Objectives between two views' features beside the paper's linear MMD.
 
-Statistics of the batch, given to each of its examples alike, as `ViewMMD`. The default weights
-make an objective's part in the loss about as large as the paper's MMD has it on ResNet-18 and
-CIFAR-100; see docs/distortions.md.
+Statistics of the batch, given to each of its examples alike, as `ViewMMD`. By their default
+weights they pull the features about as strongly as the paper's MMD does (docs/distortions.md).
 """
 
 import keras
@@ -50,7 +49,7 @@ class ViewMultiKernelMMD(_ViewDiscrepancy):
 
     def __init__(
         self,
-        weight=0.1,
+        weight=0.01,
         exits="deepest",
         factors=losses.BANDWIDTH_FACTORS,
         name="view_multi_kernel_mmd",
@@ -74,7 +73,7 @@ class ViewCORAL(_ViewDiscrepancy):
         weight, exits, name: as `ViewMMD`.
     """
 
-    def __init__(self, weight=1.0, exits="deepest", name="view_coral"):
+    def __init__(self, weight=0.5, exits="deepest", name="view_coral"):
         super().__init__(weight, exits, name)
 
     def discrepancy(self, features_a, features_b):
