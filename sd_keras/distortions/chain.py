@@ -87,10 +87,11 @@ def apply(distortion, images):
 
 
 def _converted(layer, images):
-    """Returns a layer of KerasCV as a function of TensorFlow.
+    """Returns a layer of KerasCV with its conditions on tensors made TensorFlow's.
 
-    Some of its layers have conditions on tensors, which Keras's training step, unlike tf.data,
-    leaves to Python.
+    Keras's training step, unlike tf.data, would leave them to Python, which cannot decide. Not
+    by a tf.function, in each of which the layer's operations would get the same random seeds,
+    so that all views would be alike.
     """
     tensorflow = operations.tensorflow_of(images)
     backend = keras.config.backend()
@@ -102,7 +103,12 @@ def _converted(layer, images):
         )
     if tensorflow is None or tensorflow.executing_eagerly():
         return layer
-    return tensorflow.function(layer)
+    call = tensorflow.autograph.to_graph(_call)
+    return lambda images: call(layer, images)
+
+
+def _call(layer, images):
+    return layer(images)
 
 
 def _in_dtype_of(images, views):
