@@ -320,6 +320,16 @@ def test_bad_arguments_are_named(kind, argument, value):
         kind(**{argument: value})
 
 
+def test_images_of_unknown_size_are_named():
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensors(np.zeros((2, 8, 8, 3)))
+    data = data.map(
+        lambda x: tf.ensure_shape(tf.py_function(lambda y: y, [x], x.dtype), [None] * 4)
+    )
+    with pytest.raises(ValueError, match=r"`images`.*known.*\(None, None, None, None\)"):
+        data.map(Affine())
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_bad_images_are_named(name):
     with pytest.raises(ValueError, match=r"`images`.*rank 4.*\(8, 8, 3\)"):

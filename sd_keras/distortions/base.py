@@ -75,10 +75,10 @@ class Distortion(keras.layers.Layer):
         return False
 
     def check(self, images):
-        """Raises ValueError for images of another rank."""
-        if len(images.shape) != 4:
+        """Raises ValueError for images of another rank, or of a size unknown in a trace."""
+        if len(images.shape) != 4 or None in tuple(images.shape)[1:]:
             raise ValueError(
-                "`images` must have rank 4 (n, height, width, channels). "
+                "`images` must have rank 4 (n, height, width, channels), all but n known. "
                 f"Received: images of shape {tuple(images.shape)}"
             )
 

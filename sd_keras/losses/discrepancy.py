@@ -83,12 +83,13 @@ def top_k_discrepancy(features_a, features_b, k):
     width = features_a.shape[-1]
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= width:
         raise ValueError(f"`k` must be an integer from 1 to {width}, the features. Received: k={k}")
-    both = ops.concatenate([wide(features_a), wide(features_b)], axis=-1)
-    means = replicas.batch_mean(both)
-    mean_a, mean_b = means[:width], means[width:]
-    _, chosen = ops.top_k(ops.stop_gradient(mean_a + mean_b), k)
+    a, b = wide(features_a), wide(features_b)
+    # The difference of each example first: that of two means would lose digits.
+    means = replicas.batch_mean(ops.concatenate([a - b, a + b], axis=-1))
+    difference, activation = means[:width], means[width:]
+    _, chosen = ops.top_k(ops.stop_gradient(activation), k)
     chosen = ops.sum(ops.one_hot(chosen, width, dtype=means.dtype), axis=0)
-    return ops.sum(ops.square(mean_a - mean_b) * chosen)
+    return ops.sum(ops.square(difference) * chosen)
 
 
 def _of_all_replicas(features_a, features_b):
