@@ -75,7 +75,7 @@ class Perspective(base.Distortion):
 
     The corners of the view show places that lie up to `magnitude` from those of the image,
     uniformly in rows and columns, and what lies between follows the projective map through
-    them (Heckbert 1989, Fundamentals of texture mapping and image warping, section 2.2.3).
+    them (Heckbert 1989, Fundamentals of texture mapping and image warping).
     Bilinear sampling, black outside the image.
 
     Args:
