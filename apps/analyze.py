@@ -1,109 +1,193 @@
-"""Tells what a network costs at each exit, before or after it is trained.
+"""Tells what a network costs, and why the exits of a trained one answer as they do.
 
     python apps/analyze.py costs --network=resnet18                 # a name of MODELS
     python apps/analyze.py costs --network=resnet50 --stem=imagenet --num_classes=1000
     python apps/analyze.py costs --network=runs/digits/network.keras --output=costs.json
 
-Prints, for one image and for each exit with its own bottleneck and no other's: parameters,
-moving statistics, multiply-accumulates and FLOPs (two each), the elements that convolutions
-and Dense layers put out, the memory of all tensors alive at the worst moment, and how many
-times fewer multiply-accumulates than the deepest exit takes. Any functional .keras model will
-do; one without exits has one row. Takes a few seconds.
+`costs` prints, for one image and for each exit with its own bottleneck and no other's:
+parameters, moving statistics, multiply-accumulates and FLOPs (two each), the elements that
+convolutions and Dense layers put out, the memory of all tensors alive at the worst moment, and
+how many times fewer multiply-accumulates than the deepest exit takes. Any functional .keras
+model will do; one without exits has one row. Takes a few seconds.
+
+    python apps/analyze.py all --network=runs/digits
+    python apps/analyze.py noise gradients --network=runs/r18 --beside=runs/plain --images=1000
+
+The other words look at a trained network and its data (docs/analysis.md): noise, gradients,
+components, separability, agreement, calibration, consistency, corruptions, ablation, or all of
+these. They write a CSV and a PNG file each, and index.html, which shows them, into --output, by
+default the folder `analysis` beside the network. A second network, --beside, or the run's own
+baseline where there is one, is drawn into the same plots. Plots need `sd_keras[plots]`.
 """
 
 import os
 import pathlib
+import shlex
 import sys
+from dataclasses import dataclass
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import app, flags
+import analyze_answers
+import analyze_costs
+import analyze_page
+import analyze_plots
+import analyze_subject
+import analyze_trials
+import finished_run
+from absl import app, flags, logging
+from analyze_subject import Subject, some
 
 import sd_keras
-from sd_keras import analysis, checkpoints, report
+from sd_keras import checkpoints, report
 
-WORDS = ("costs",)
+ANALYSES = {
+    "noise": analyze_trials.noise,
+    "gradients": analyze_trials.gradients,
+    "components": analyze_answers.components,
+    "separability": analyze_answers.separability,
+    "agreement": analyze_answers.agreement,
+    "calibration": analyze_answers.calibration,
+    "consistency": analyze_trials.consistency,
+    "corruptions": analyze_trials.corrupted,
+    "ablation": analyze_trials.ablation,
+}
+WORDS = ("costs", *ANALYSES, "all")
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("network", None, "a .keras file, or a name of sd_keras.models.MODELS")
-flags.mark_flag_as_required("network")
-flags.DEFINE_list("input_shape", None, "height,width,channels (default: the network's own)")
-flags.DEFINE_enum("stem", None, ["cifar", "imagenet"], "of a named network (default: its own)")
-flags.DEFINE_integer("num_classes", 100, "of a named network", 2)
-flags.DEFINE_list("at", None, "of a named network: layers, shares, or one number of exits")
-flags.DEFINE_string("output", None, "JSON file for the figures")
+flags.adopt_module_key_flags(finished_run)
+flags.adopt_module_key_flags(analyze_costs)
+flags.DEFINE_string("output", None, "costs: JSON file for the figures; else the folder to write")
+flags.DEFINE_string("beside", None, "a second network, as --network (default: the run's baseline)")
+flags.DEFINE_integer("images", 2000, "most images of the training and of the test split", 2)
+flags.DEFINE_integer("draws", 5, "of noise, of pairs of views, of orders of features", 1)
+flags.DEFINE_list("deviations", [f"{0.005 * i:g}" for i in range(11)], "of noise on the weights")
+flags.DEFINE_bool("relative", False, "noise in units of each kernel's root mean square")
+flags.DEFINE_list("severities", ["1", "2", "3", "4", "5"], "of the corruptions")
+flags.DEFINE_integer("bins", 15, "of the calibration", 1)
+flags.DEFINE_integer("batch_size", 128, "images per batch of gradients", 1)
 
-# Flags that say how a named network is built.
-BUILDING_FLAGS = ("stem", "num_classes", "at")
+
+@dataclass
+class Settings:
+    """What the analyses take from the flags, and the run's distortion with a fresh seed."""
+
+    deviations: list
+    draws: int
+    relative: bool
+    severities: list
+    bins: int
+    batch_size: int
+    seed: int
+    distortion: object
 
 
 def main(argv):
-    """Prints what the word asks for."""
-    if argv[1:] != list(WORDS):
-        print(f"error: give one word of {', '.join(WORDS)}. Received: {argv[1:]}", file=sys.stderr)
+    """Does what the words ask for."""
+    logging.set_verbosity(logging.WARNING)  # TensorFlow Datasets' notes on reading
+    words = argv[1:]
+    if not words or not set(words) <= set(WORDS) or ("costs" in words and len(words) > 1):
+        asked = f"give one word of {', '.join(WORDS)}, or several but costs"
+        print(f"error: {asked}. Received: {words}", file=sys.stderr)
         sys.exit(1)
     try:
-        show_costs()
-    except (ValueError, TypeError, OSError) as error:
+        if words == ["costs"]:
+            analyze_costs.show_costs()
+        else:
+            look([w for w in ANALYSES if w in words or "all" in words])
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 
-def show_costs():
-    """Counts and prints the costs of the network of the flags."""
-    is_name = FLAGS.network in sd_keras.models.MODELS
-    is_file = FLAGS.network.endswith(".keras") or pathlib.Path(FLAGS.network).exists()
-    if not is_name and not is_file:
-        raise ValueError(
-            f"`network` must be a .keras file or one of {', '.join(sd_keras.models.MODELS)}. "
-            f"Received: network={FLAGS.network!r}"
-        )
-    if FLAGS.output and not pathlib.Path(FLAGS.output).parent.is_dir():
-        raise ValueError(
-            f"`output` must be in a folder that exists. Received: output={FLAGS.output!r}"
-        )
-    given = [name for name in BUILDING_FLAGS if FLAGS[name].present]
-    if given and not is_name:
-        raise ValueError(
-            f"`{given[0]}` must not be given for a file, which has its own. "
-            f"Received: {given[0]}={FLAGS[given[0]].value!r}, network={FLAGS.network!r}"
-        )
-    network = named_network() if is_name else checkpoints.load_network(FLAGS.network)
-    costs = analysis.costs(network, None if is_name else input_shape())
-    print(f"{FLAGS.network}, {', '.join(str(t.shape[1:]) for t in network.inputs)}")
-    print(report.costs_table(costs))
-    if FLAGS.output:
-        checkpoints.write_json(pathlib.Path(FLAGS.output), costs)
+def look(words):
+    """Carries out analyses of the trained network of the flags, and writes what they find."""
+    analyze_plots.require()
+    folder = pathlib.Path(FLAGS.output or finished_run.network_file().parent / "analysis")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
+    network = finished_run.load_network()
+    splits = finished_run.load_splits(network)
+    settings = settings_of_flags(splits)
+    subjects = load_subjects(network, splits, settings.seed)
+    results, title = {}, f"Analysis of {finished_run.name()}"
+    for word in words:
+        print(f"{word} …", file=sys.stderr, flush=True)
+        results[word] = ANALYSES[word](subjects, settings)
+        # Each time, so that an interrupted run leaves what it has found.
+        analyze_page.write(folder, title, facts(splits, subjects), results)
+    print(f"written to {folder}: index.html, {', '.join(f'{w}.csv, {w}.png' for w in words)}")
 
 
-def input_shape():
-    """Returns the flag as integers; None if it is not given."""
-    if FLAGS.input_shape is None:
-        return None
-    if not all(size.strip().isdigit() for size in FLAGS.input_shape):
-        raise ValueError(
-            f"`input_shape` must be integers, height,width,channels. "
-            f"Received: input_shape={','.join(FLAGS.input_shape)}"
-        )
-    return tuple(map(int, FLAGS.input_shape))
+def settings_of_flags(splits):
+    """Returns the Settings of the flags."""
+    trained_with, seed = finished_run.results().get("flags", {}), finished_run.seed()
+    return Settings(
+        deviations=numbers("deviations", float),
+        draws=FLAGS.draws,
+        relative=FLAGS.relative,
+        severities=numbers("severities", int),
+        bins=FLAGS.bins,
+        batch_size=FLAGS.batch_size,
+        seed=seed,
+        distortion=lambda: analyze_subject.distortion(trained_with, splits, seed),
+    )
 
 
-def places():
-    """Returns the flag `at` as `attach_exits` takes it."""
-    if not FLAGS.at:
-        return FLAGS.at  # None, or no exits
-    if len(FLAGS.at) == 1 and FLAGS.at[0].isdigit():
-        return int(FLAGS.at[0])
+def numbers(name, kind):
+    """Returns a flag that is a list as numbers."""
     try:
-        return [float(place) for place in FLAGS.at]
+        return [kind(text) for text in FLAGS[name].value]
     except ValueError:
-        return FLAGS.at
+        given = ",".join(FLAGS[name].value)
+        raise ValueError(
+            f"`{name}` must be numbers, joined by commas. Received: {name}={given!r}"
+        ) from None
 
 
-def named_network():
-    """Builds the network of the flags."""
-    backbone = sd_keras.models.build(FLAGS.network, input_shape(), FLAGS.stem)
-    return sd_keras.attach_exits(backbone, FLAGS.num_classes, at=places())
+def load_subjects(network, splits, seed):
+    """Returns the network of the flags, and the one beside it if there is one, with images."""
+    for name in ("train", "test"):
+        if not len(getattr(splits, name)[0]):
+            raise ValueError(f"`dataset` must have {name} images. Received: {splits.name}")
+    parts = [some(part, FLAGS.images, seed) for part in (splits.test, splits.train)]
+    method = finished_run.results().get("flags", {}).get("method")
+    subjects = [Subject(finished_run.name(), network, method, *parts)]
+    plain = finished_run.network_file().parent / "baseline/network.keras"
+    if FLAGS.beside or plain.is_file():
+        path = pathlib.Path(FLAGS.beside or plain)
+        beside = load_beside(path / "network.keras" if path.is_dir() else path, network)
+        named = path.stem if path.stem != "network" else path.resolve().parent.name
+        label = named if named != subjects[0].label else f"{named} beside"
+        subjects.append(Subject(label, beside, "baseline", *parts))
+    return subjects
+
+
+def load_beside(file, network):
+    """Loads the second network; raises ValueError unless it takes the same images."""
+    beside = checkpoints.load_network(file)
+    try:
+        names = sd_keras.exit_names(beside)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`network`", "`beside`")) from None
+    same = beside.output[names[-1]].shape[-1] == network.output["exit_1"].shape[-1]
+    if not same or beside.input_shape != network.input_shape:
+        raise ValueError(
+            "`beside` must take the images and know the classes of `network`. "
+            f"Received: {beside.input_shape[1:]}, {beside.output[names[-1]].shape[-1]}"
+        )
+    return beside
+
+
+def facts(splits, subjects):
+    """Returns what stands in the head of the page."""
+    counts = [len(part[0]) for part in (subjects[0].train, subjects[0].test)]
+    return {
+        "data": f"{splits.name}, {counts[0]} training and {counts[1]} test images",
+        "beside": subjects[1].label if len(subjects) > 1 else "–",
+        "measured with": ", ".join(f"{k} {v}" for k, v in report.versions().items()),
+        "command": shlex.join(["python", *sys.argv]),
+    }
 
 
 if __name__ == "__main__":

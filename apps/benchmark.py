@@ -23,9 +23,10 @@ One part or several, as words or by --what:
     backup      what a backup every 50 steps costs, and how soon a run goes on from one
     inference   exported networks: how much faster each exit answers than the plain network in
                 a SavedModel, LiteRT and ONNX Runtime, and early exit at several mixes
+    analysis    100 evaluations under noise on the weights against 100 plain ones
     import      the seconds that `import sd_keras` adds to `import keras`
-    all         all but companions, train, backup and inference, which take minutes; the torch part
-                is left out where PyTorch is not installed
+    all         all but companions, train, backup, inference and analysis, which take minutes; the
+                torch part is left out where PyTorch is not installed
 
 What is compared runs in one process in turn, A B A B …, after two rounds of warm-up. A figure
 is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
@@ -62,9 +63,10 @@ PARTS = (
     "train",
     "backup",
     "inference",
+    "analysis",
     "import",
 )
-LONG_PARTS = ("companions", "train", "backup", "inference")
+LONG_PARTS = ("companions", "train", "backup", "inference", "analysis")
 PRECISIONS = ("float32", "mixed_bfloat16")
 IMPORT_RUNS = 5
 # Both imports in one fresh interpreter: the difference between two whole start-ups would

@@ -26,6 +26,16 @@ def with_values(variables, values):
         yield scope
 
 
+def value_of(variable):
+    """Returns the value of a Keras variable as a tensor, which later writes do not change."""
+    if keras.config.backend() != "tensorflow":
+        return variable.value
+    import tensorflow as tf
+
+    # Keras would hand out TensorFlow's own variable.
+    return tf.convert_to_tensor(variable.value)
+
+
 def compiled(function, variables):
     """Compiles a function of tensors, for given values of some variables, by backend.
 
@@ -36,8 +46,9 @@ def compiled(function, variables):
             reads must be among them, or it keeps the values of its first call.
 
     Returns:
-        A function of a list of values, one per variable, and of the tensors. It compiles once
-        for each shape of the tensors; torch runs it as it is, without gradients.
+        A function of a list of values, one per variable (see `value_of`), and of the tensors.
+        It compiles once for each shape of the tensors; torch runs it as it is, without
+        gradients.
     """
 
     def run(values, *tensors):
@@ -46,9 +57,7 @@ def compiled(function, variables):
 
     backend = keras.config.backend()
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(run, autograph=False)
+        return _by_tensorflow(run)
     if backend == "jax":
         import jax
 
@@ -56,3 +65,19 @@ def compiled(function, variables):
     import torch
 
     return torch.no_grad()(run)
+
+
+def _by_tensorflow(run):
+    import tensorflow as tf
+
+    function, concrete = tf.function(run, autograph=False), {}
+
+    def call(*arguments):
+        # Calls of the tf.function itself would warn of retracing as soon as there are several
+        # of them, which TensorFlow takes for one.
+        key = tuple((str(t.shape), t.dtype) for t in keras.tree.flatten(arguments))
+        if key not in concrete:
+            concrete[key] = function.get_concrete_function(*arguments)
+        return concrete[key](*arguments)
+
+    return call

@@ -79,9 +79,10 @@ def nothing_flows_around():
 
 
 def integers_are_refused():
+    whole = keras.Variable(1, dtype="int32", trainable=False)
     for call in (
         lambda: gradients.of_inputs(ops.sum, [ops.convert_to_tensor([1, 2])]),
-        lambda: gradients.of_variables(lambda: 0.0, [keras.Variable(1, dtype="int32")]),
+        lambda: gradients.of_variables(lambda: 0.0, [whole]),
     ):
         try:
             call()

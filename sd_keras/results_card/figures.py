@@ -3,11 +3,9 @@
 import dataclasses
 import warnings
 
-import keras
 import numpy as np
 
 from sd_keras import analysis, inference
-from sd_keras.inference.arrays import log_softmax
 from sd_keras.inference.outcome import measures
 from sd_keras.models.exits import exit_names
 
@@ -74,7 +72,7 @@ def _baseline(network, test, batch_size, bins):
 
 
 def reliability(logits, labels, bins=15):
-    """Accuracy by confidence (Guo et al. 2017, fig. 1), equally wide bins.
+    """What `analysis.reliability` returns, as JSON can hold it.
 
     Args:
         logits: `{"exit_1": (n, classes), …}`.
@@ -85,18 +83,12 @@ def reliability(logits, labels, bins=15):
         A dict from the exits and `ensemble` to a dict of lists with one entry per bin:
         `share` of the images, and their mean `confidence` and `accuracy`, None in empty bins.
     """
-    joined = keras.ops.convert_to_numpy(inference.ensemble_logits(list(logits.values())))
     found = {}
-    for name, z in {**logits, "ensemble": joined}.items():
-        probabilities = np.exp(log_softmax(z))
-        confidence = probabilities.max(1)
-        index = np.minimum((confidence * bins).astype(int), bins - 1)
-        counts = np.bincount(index, minlength=bins)
-        correct = probabilities.argmax(1) == np.reshape(labels, -1)
-        found[name] = {"share": (counts / len(z)).tolist()}
-        for key, values in (("confidence", confidence), ("accuracy", correct)):
-            sums = np.bincount(index, values, bins)
-            found[name][key] = [s / c if c else None for s, c in zip(sums.tolist(), counts)]
+    for name, values in analysis.reliability(logits, labels, bins).items():
+        count, total = values["count"], values["count"].sum()
+        found[name] = {"share": (count / total).tolist()}
+        for key in ("confidence", "accuracy"):
+            found[name][key] = [v if c else None for v, c in zip(values[key].tolist(), count)]
     return found
 
 

@@ -1,65 +1,14 @@
-"""What a network costs and how well each of its exits answers."""
+"""How well each exit of a network answers."""
 
 import keras
 import numpy as np
 
-from sd_keras import graph
-from sd_keras.costs import Measured, one_image, parameters
+from sd_keras.analysis.calibration import weighted_gap
+from sd_keras.analysis.inputs import checked_labels
 from sd_keras.data.bad_images import saying_why
 from sd_keras.inference import ensemble_logits
 from sd_keras.inference.arrays import class_numbers, exits_of, log_softmax
 from sd_keras.models.exits import exit_names
-
-
-def costs(network, input_shape=None):
-    """Counts what each exit costs for one image.
-
-    A multiply-accumulate is one product of a convolution or Dense kernel or of a matrix
-    product; biases, normalisation, activations and pooling are left out, as the papers
-    count. The cost of an exit holds its own bottleneck and classifier and no shallower
-    exit's.
-
-    Args:
-        network: functional model, made by `attach_exits` or any other.
-        input_shape: size of the image, where the network takes any.
-
-    Returns:
-        A dict from `exit_1 … exit_C` and `ensemble` (the whole network), of a model without
-        exits from `network` alone, to a dict with `macs`; `flops`, two per
-        multiply-accumulate; `parameters` (trainable or frozen) and `non_trainable` (moving
-        statistics); `activations`, the elements that convolutions, Dense layers and matrix
-        products put out (Radosavovic et al. 2020); and `peak_activation_bytes`, all tensors
-        that are needed at the worst moment, computed layer by layer and nothing in place.
-
-    Raises:
-        ValueError: if the model has no graph or unknown input size, or for a layer that
-            cannot be counted.
-    """
-    functional = graph.as_functional(network)
-    if functional is None:
-        raise ValueError(
-            "`network` must be a functional or a built Sequential keras.Model. "
-            f"Received: network of type {type(network).__name__}"
-        )
-    wanted = {"network": functional.outputs}
-    if isinstance(functional.output, dict) and "exit_1" in functional.output:
-        wanted = {name: [functional.output[name]] for name in exit_names(functional)}
-        wanted["ensemble"] = list(functional.outputs)
-    measured = Measured(functional, one_image(functional, input_shape))
-    return {name: _cost_row(measured, outputs) for name, outputs in wanted.items()}
-
-
-def _cost_row(measured, outputs):
-    total = measured.total(outputs)
-    trained, moving = parameters(graph.ancestors(measured.nodes, outputs))
-    return {
-        "macs": total.macs,
-        "flops": 2 * total.macs,
-        "parameters": trained,
-        "non_trainable": moving,
-        "activations": total.activations,
-        "peak_activation_bytes": total.peak,
-    }
 
 
 def evaluate_exits(network, images, labels=None, batch_size=256, bins=15):
@@ -94,7 +43,7 @@ def evaluate_exits(network, images, labels=None, batch_size=256, bins=15):
                 outputs = network.predict_on_batch(batch[weights > 0])
                 parts.append(_answers(network, outputs, numbers[weights > 0]))
     else:
-        labels = _checked_labels(network, images, labels)
+        labels = checked_labels(network, images, labels)
         outputs = network.predict(images, batch_size=batch_size, verbose=0)
         parts = [_answers(network, outputs, labels)]
     names = [*exit_names(network), "ensemble"]
@@ -120,20 +69,6 @@ def evaluate_logits(logits, labels, bins=15):
     labels = class_numbers(labels, *exits[0].shape)
     by_name = {f"exit_{index}": values for index, values in enumerate(exits, start=1)}
     return {n: _measures(answer, bins) for n, answer in _with_ensemble(by_name, labels).items()}
-
-
-def _checked_labels(network, images, labels):
-    """Returns class numbers `(n,)`, once they are known to be some of the network's."""
-    labels = np.asarray(labels)
-    classes = network.output[exit_names(network)[-1]].shape[-1]
-    if labels.shape not in ((len(images),), (len(images), 1)) or not (
-        labels.min() >= 0 and labels.max() < classes
-    ):
-        raise ValueError(
-            f"`labels` must be class numbers 0…{classes - 1}, one per image ({len(images)},). "
-            f"Received: labels of shape {labels.shape} from {labels.min()} to {labels.max()}"
-        )
-    return labels.reshape(-1)
 
 
 def _answers(network, outputs, labels):
@@ -172,25 +107,5 @@ def _measures(answers, bins):
         "accuracy": float(correct.mean()),
         "top_5": float((rank < 5).mean()),
         "cross_entropy": float(-true.mean()),
-        "calibration_error": _gap(confidence, correct, bins),
+        "calibration_error": weighted_gap(confidence, correct, bins),
     }
-
-
-def calibration_error(probabilities, labels, bins=15):
-    """Expected calibration error (Guo et al. 2017, eq. 3), equally wide bins.
-
-    Args:
-        probabilities: `(n, classes)`.
-        labels: class numbers `(n,)`.
-        bins: number of bins of the confidence.
-
-    Returns:
-        Mean gap between confidence and accuracy over the bins, weighted by their size; 0…1.
-    """
-    return _gap(probabilities.max(1), probabilities.argmax(1) == labels, bins)
-
-
-def _gap(confidence, correct, bins):
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(index, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))

@@ -1,0 +1,57 @@
+"""The part of benchmark.py that measures an analysis: many evaluations under noisy weights.
+
+Run by `python apps/benchmark.py analysis`, see there. A sweep of noise on the weights is one
+call, with all that it has to compile; beside it stand as many plain evaluations of the same
+images by a compiled function, which is compiled before.
+"""
+
+import time
+
+import keras
+import numpy as np
+from benchmark_parts import IMAGE_SHAPE, compare, figure
+
+from sd_keras import analysis, attach_exits, models
+from sd_keras.analysis.evaluation import Evaluation
+
+LEVELS, DRAWS = 20, 5
+IMAGES = 128
+BAR = "<= 1.1"
+# A sweep takes a minute or more.
+MOST_ROUNDS = 3
+
+
+def analysis_figures(settings):
+    """A sweep of 20 levels and 5 draws of noise against 100 plain evaluations."""
+    keras.utils.set_random_seed(0)
+    backbone = models.build(settings.model, IMAGE_SHAPE)
+    network = attach_exits(backbone, settings.num_classes)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (IMAGES, *IMAGE_SHAPE), dtype="uint8")
+    labels = generator.integers(0, settings.num_classes, IMAGES)
+    deviations = np.linspace(0, 0.02, LEVELS)
+    evaluation = Evaluation(network)
+    evaluation(images, labels)  # compiles
+
+    def plainly():
+        for _ in range(LEVELS * DRAWS):
+            evaluation(images, labels)
+
+    def with_noise():
+        analysis.weight_noise(network, images, labels, deviations, DRAWS)
+
+    rounds = [(_seconds(with_noise), _seconds(plainly)) for _ in range(_rounds(settings))]
+    noisy, plain = zip(*rounds)
+    beside = f"{min(noisy):.1f} / {min(plain):.1f} s, {IMAGES} images"
+    row = compare(noisy, plain) | {"beside": beside}
+    return [figure("analysis", f"{LEVELS * DRAWS} noisy / plain evaluations", BAR, **row)]
+
+
+def _rounds(settings):
+    return min(settings.repeats, MOST_ROUNDS)
+
+
+def _seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
