@@ -1,0 +1,162 @@
+"""The steps of a reproduction: runs, what is measured on them, what is shown."""
+
+import os
+import subprocess
+import sys
+
+import reproduce_costs
+import reproduce_figures
+import reproduce_page
+import reproduce_runs
+
+from sd_keras import report
+
+SCALED = (
+    "SCALED DOWN ({}): these are other runs than the paper's, whose figures are only shown to "
+    "tell the rows apart."
+)
+COUNTED = "Counted, not trained."
+
+
+def runs_of(rows, scale, seeds):
+    """Returns pairs of a Run and a seed, each once: all of a seed before the next one."""
+    pairs = [
+        (scale.apply(cell.run), seed)
+        for seed in seeds
+        for row in rows
+        for cell in row.cells
+        if cell.measure != "acceleration"
+    ]
+    return reproduce_runs.with_teachers(pairs)
+
+
+def planned(runs, scale, output):
+    """Returns the commands as text, with what they cost and how far they are."""
+    lines, total = [], 0.0
+    for run, seed in runs:
+        folder = output / reproduce_runs.folder_of(run, scale, seed)
+        cost = reproduce_costs.petaflop(run, scale)
+        total += cost or 0
+        counted = "cost not counted" if cost is None else f"{cost:.3g} PFLOP"
+        lines.append(f"# {reproduce_runs.state_of(folder)}; {counted}")
+        lines.append(reproduce_runs.as_text(reproduce_runs.command_of(run, scale, seed, output)))
+    minutes = reproduce_costs.minutes(total)
+    lines.append(
+        f"# {len(runs)} runs, {total:.3g} PFLOP: {minutes:.2g} minutes of an H200 if it achieves "
+        "300 TFLOP/s, which is an estimate, not a measurement"
+    )
+    return "\n".join(lines)
+
+
+def carry_out(runs, scale, output):
+    """Carries out the runs that are not finished; returns the names of those that failed."""
+    failed = []
+    for number, (run, seed) in enumerate(runs, start=1):
+        name = reproduce_runs.folder_of(run, scale, seed)
+        where = f"[{number}/{len(runs)}] {name}"
+        if reproduce_runs.results_of(output / name) is not None:
+            print(f"{where}: finished before", flush=True)
+            continue
+        if run.teacher:
+            taught_by = output / reproduce_runs.folder_of(run.teacher, scale, 0)
+            if reproduce_runs.results_of(taught_by) is None:
+                print(f"{where}: left out, its teacher is not finished", flush=True)
+                failed.append(f"{name}: its teacher is not finished")
+                continue
+        code = _call(where, reproduce_runs.command_of(run, scale, seed, output))
+        if code:
+            failed.append(f"{name}: exit code {code}")
+    return failed
+
+
+def analysed(row, scale, seeds, output):
+    """Measures what a row asks apps/analyze.py for; returns the names of what failed."""
+    failed = []
+    runs = {cell.label: scale.apply(cell.run) for cell in row.cells}
+    for words, label, beside in row.analyses:
+        for seed in seeds:
+            folders = [
+                output / reproduce_runs.folder_of(runs[name], scale, seed)
+                for name in (label, beside)
+                if name
+            ]
+            target = analysis_folder(words, folders[0])
+            if any(reproduce_runs.results_of(folder) is None for folder in folders):
+                failed.append(f"{target}: its runs are not finished")
+                continue
+            command = [sys.executable, reproduce_runs.app_of("analyze.py"), words]
+            command.append(f"--network={folders[0]}")
+            command += [f"--beside={folder}" for folder in folders[1:]]
+            command += [f"--data_dir={scale.data_dir}"] if scale.data_dir else []
+            code = 0
+            if not target.exists():
+                code = _call(str(target), [*command, f"--output={target}"])
+            if code:
+                failed.append(f"{target}: exit code {code}")
+            else:
+                print(f"{words}: written to {target}", flush=True)
+    return failed
+
+
+def analysis_folder(words, folder):
+    """Returns where an analysis of a run is written."""
+    return folder / f"analysis_{words}"
+
+
+def _call(where, command):
+    print(f"{where}\n{reproduce_runs.as_text(command)}", flush=True)
+    # The library of this checkout, whether or not it is installed.
+    paths = [str(reproduce_runs.APPS.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def shown(table_name, table, row, scale, seeds, output):
+    """Prints a row; returns the sections of a page."""
+    measured = reproduce_figures.measured_row(row, scale, seeds, output)
+    counted = all(cell.measure == "acceleration" for cell in row.cells)
+    notes = [table.note, COUNTED if counted else ""]
+    notes += [SCALED.format(scale.told())] if scale.is_down else []
+    note = " ".join(filter(None, notes))
+    title = f"{table_name}, {row.name}: {table.title}"
+    title += ", SCALED DOWN" if scale.is_down else ""
+    sections = [reproduce_page.section(title, *reproduce_figures.figures_table(measured, scale))]
+    header, lines = reproduce_figures.comparisons_table(measured)
+    if lines:
+        about = (
+            f"Paired t-tests by seed, two-sided, of {len(lines)} comparisons in this table: of "
+            "so many, some come out below 0.05 by chance; Holm's correction allows for that."
+        )
+        sections.append(reproduce_page.section(f"{title}: comparisons", header, lines, about))
+    sections[0]["note"] = note
+    for part in sections:
+        print(f"\n{part['title']}\n\n{report.table(part['header'], part['rows'])}")
+        print(f"\n{part['note']}" if part["note"] else "", flush=True)
+    return sections
+
+
+def listed(tables, with_costs, scale):
+    """Returns all tables and their rows as text.
+
+    Args:
+        tables: dict from names to `reproduce_tables.Table`.
+        with_costs: whether to count what each row costs with one seed.
+        scale: a `reproduce_runs.Scale`.
+    """
+    lines = []
+    for name, table in tables.items():
+        lines.append(f"{name}: {table.title}")
+        if with_costs:
+            rows = [_cost_of(row, scale) for row in table.rows]
+            header = ["row", "runs", "PFLOP", "minutes"]
+            lines += [f"    {line}" for line in report.table(header, rows).splitlines()]
+        else:
+            lines += [f"    {row.name}" for row in table.rows]
+    return "\n".join(lines)
+
+
+def _cost_of(row, scale):
+    runs = runs_of([row], scale, [0])
+    costs = [reproduce_costs.petaflop(run, scale) for run, _ in runs]
+    total = None if None in costs else sum(costs)
+    return [row.name, len(runs), *reproduce_costs.shown(total)]
