@@ -1,6 +1,7 @@
 """From the runs of a row to its figures: measured means beside the paper's, and comparisons."""
 
 import dataclasses
+import math
 
 import reproduce_costs
 import reproduce_runs
@@ -126,8 +127,8 @@ def comparisons_table(rows):
     adjusted = statistics.holm([comparison.p for _, comparison in found])
     lines = []
     for (name, each), p in zip(found, adjusted):
-        known = each.n > 1
-        interval = f"{each.low:+.2f} … {each.high:+.2f}" if known else None
+        known = not math.isnan(each.p)
+        interval = None if math.isnan(each.low) else f"{each.low:+.2f} … {each.high:+.2f}"
         shown_p = [f"{each.p:.3g}", f"{p:.3g}"] if known else [None, None]
         lines.append([name, f"{each.difference:+.2f}", interval, *shown_p, str(each.n)])
         lines[-1].append(statistics.sentence(each, p))

@@ -3,6 +3,7 @@
 import html
 import json
 import pathlib
+import re
 
 from sd_keras import checkpoints
 from sd_keras.results_card.page import STYLE
@@ -117,12 +118,17 @@ def as_markdown(sections):
     """Returns sections as the text of a Markdown file."""
     lines = ["# Reproduction", ""]
     for part in sections:
-        marks = ["---", *["---:"] * (len(part["header"]) - 1)]
+        columns = zip(*part["rows"])
+        marks = ["---:" if all(map(_is_number, column)) else "---" for column in columns]
         rows = [part["header"], marks, *part["rows"]]
         lines += [f"## {part['title']}", ""]
         lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
         lines += ["", *([part["note"], ""] if part["note"] else [])]
     return "\n".join(lines)
+
+
+def _is_number(text):
+    return re.fullmatch(r"–|[-+]?\d[\d.e+-]*", str(text)) is not None
 
 
 def _cell(text):

@@ -15,7 +15,8 @@ class Comparison:
     Attributes:
         difference: mean of the differences of runs with the same seed.
         low, high: bounds of its 95 % confidence interval; NaN for a single pair.
-        p: two-sided p-value of Student's paired t-test; NaN for a single pair.
+        p: two-sided p-value of Student's paired t-test; NaN for a single pair, and where all
+            pairs differ by the same, for the test lives on their spread.
         n: number of pairs.
     """
 
@@ -39,8 +40,7 @@ def compare(values, others):
         values, others: dicts from seed to a figure.
 
     Returns:
-        A Comparison, or None without a common seed. Differences that are all the same have
-        an interval without width and a p-value of 0, of 1 where they are all 0.
+        A Comparison, or None without a common seed.
     """
     from scipy import stats  # comes with scikit-learn
 
@@ -53,9 +53,10 @@ def compare(values, others):
     if n == 1:
         return Comparison(mean, math.nan, math.nan, math.nan, n)
     error = deviation / math.sqrt(n)
+    if error < 1e-9 * max(1.0, abs(mean)):  # rounding, of counts of images in percent
+        return Comparison(mean, mean, mean, math.nan, n)
     reach = stats.t.ppf(1 - LEVEL / 2, n - 1) * error
-    certain = 1.0 if mean == 0 else 0.0
-    p = 2 * stats.t.sf(abs(mean) / error, n - 1) if error else certain
+    p = 2 * stats.t.sf(abs(mean) / error, n - 1)
     return Comparison(mean, mean - reach, mean + reach, float(p), n)
 
 
@@ -82,5 +83,7 @@ def sentence(comparison, adjusted):
     """
     if comparison.n < 2:
         return "one pair of runs: nothing can be said"
+    if math.isnan(comparison.p):
+        return "all pairs differ by the same: nothing can be said"
     answers = ["yes" if p < LEVEL else "no" for p in (comparison.p, adjusted)]
     return f"significant at 5 %: {answers[0]}; after Holm's correction: {answers[1]}"

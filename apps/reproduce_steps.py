@@ -117,6 +117,7 @@ def shown(table_name, table, row, scale, seeds, output):
     counted = all(cell.measure == "acceleration" for cell in row.cells)
     notes = [table.note, COUNTED if counted else ""]
     notes += [SCALED.format(scale.told())] if scale.is_down else []
+    notes += [f"Trained in {scale.precision}."] if scale.precision != "float32" else []
     note = " ".join(filter(None, notes))
     title = f"{table_name}, {row.name}: {table.title}"
     title += ", SCALED DOWN" if scale.is_down else ""
