@@ -1,11 +1,13 @@
 """Self-distillation for image classifiers on Keras 3."""
 
 from sd_keras import (
+    adversary,
     analysis,
     data,
     distortions,
     distribute,
     export,
+    gradients,
     inference,
     layers,
     losses,
@@ -35,6 +37,7 @@ __all__ = [
     "NonFiniteLossError",
     "SelfDistillModel",
     "__version__",
+    "adversary",
     "analysis",
     "attach_exits",
     "data",
@@ -42,6 +45,7 @@ __all__ = [
     "distribute",
     "exit_names",
     "export",
+    "gradients",
     "inference",
     "layers",
     "losses",

@@ -64,3 +64,80 @@ class WarmUp(Schedule):
     def from_config(cls, config):
         target = keras.saving.deserialize_keras_object(config["target"])
         return cls(target, config["steps"])
+
+
+class _Two(Schedule):
+    """A schedule that is the one or the other of two values or schedules."""
+
+    def __init__(self, first, second, steps):
+        if steps < 1:
+            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        self.first = first
+        self.second = second
+        self.steps = steps
+
+    def __call__(self, step):
+        first, second = (
+            ops.cast(value_at(value, step), "float32") for value in (self.first, self.second)
+        )
+        return ops.where(self._is_first(ops.convert_to_tensor(step)), first, second)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        values = {"first": serialize(self.first), "second": serialize(self.second)}
+        return values | {"steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(deserialize(config["first"]), deserialize(config["second"]), config["steps"])
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class Switch(_Two):
+    """One value or schedule up to a step, another one from there on.
+
+    Args:
+        first, second: numbers or schedules of the same step.
+        steps: how many steps the first one lasts.
+    """
+
+    def _is_first(self, step):
+        return step < self.steps
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class Alternating(_Two):
+    """Two values or schedules in turn, each for some steps.
+
+    Args:
+        first, second: numbers or schedules of the same step; `first` begins.
+        steps: how many steps each turn lasts.
+    """
+
+    def _is_first(self, step):
+        return ops.cast(step, "int32") // self.steps % 2 == 0
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class Linear(Schedule):
+    """Goes evenly from one number to another, and stays there.
+
+    Args:
+        first, last: numbers.
+        steps: how many steps it takes.
+    """
+
+    def __init__(self, first, last, steps):
+        if steps < 1:
+            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        self.first = first
+        self.last = last
+        self.steps = steps
+
+    def __call__(self, step):
+        share = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.first + share * (self.last - self.first)
+
+    def get_config(self):
+        return {"first": self.first, "last": self.last, "steps": self.steps}

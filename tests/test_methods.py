@@ -5,7 +5,20 @@ import numpy as np
 import pytest
 
 from sd_keras import methods
-from sd_keras.objectives import ExitHint, ExitKL, ViewKL, ViewMMD
+from sd_keras.objectives import (
+    AttentionTransfer,
+    ExitHint,
+    ExitKL,
+    PartnerKL,
+    PastCrossEntropy,
+    PeerKL,
+    TeacherHint,
+    TeacherKL,
+    UniformCrossEntropy,
+    ViewKL,
+    ViewMMD,
+    VirtualTeacherKL,
+)
 from sd_keras.schedules import WarmUp, multi_step
 
 # name: label weights of four exits, kinds of objectives, views, least number of exits
@@ -15,7 +28,17 @@ EXPECTED = {
     "deep_supervision": ([1, 1, 1, 1], [], 1, 2),
     "be_your_own_teacher": ([0.5, 0.5, 0.5, 1], [ExitKL, ExitHint], 1, 2),
     "data_distortion": ([0, 0, 0, 1], [ViewKL, ViewMMD], 2, 1),
+    "knowledge_distillation": ([0, 0, 0, 0.1], [TeacherKL], 1, 1),
+    "fitnet": ([0, 0, 0, 1], [TeacherHint], 1, 1),
+    "attention_transfer": ([0, 0, 0, 1], [AttentionTransfer], 1, 1),
+    "deep_mutual_learning": ([0, 0, 0, 1], [PeerKL], 1, 1),
+    "label_smoothing": ([0, 0, 0, 0.9], [UniformCrossEntropy], 1, 1),
+    "teacher_free": ([0, 0, 0, 0.9], [VirtualTeacherKL], 1, 1),
+    "class_wise": ([0, 0, 0, 1], [PartnerKL], 2, 1),
+    "progressive": ([0, 0, 0, 1], [PastCrossEntropy], 1, 1),
 }
+# Arguments without which there is no such method.
+NEEDED = {"progressive": {"steps": 10}}
 SCHEDULE = multi_step(0.8, [5], 0.5)
 
 
@@ -34,10 +57,11 @@ def test_every_method_is_expected():
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_a_method_trains_on(name):
     weights, objectives, views, exits = EXPECTED[name]
-    method = methods.METHODS[name]()
+    method = methods.METHODS[name](**NEEDED.get(name, {}))
     assert method.name == name
-    assert method.label_weights(4, step=0) == weights
-    assert method.label_weights(1, step=0) == [1]
+    got = [float(weight) for weight in method.label_weights(4, step=0)]
+    np.testing.assert_allclose(got, weights, rtol=1e-6)
+    np.testing.assert_allclose(float(method.label_weights(1, step=0)[0]), weights[-1], rtol=1e-6)
     assert kinds(method) == objectives
     assert (method.num_views, method.min_exits) == (views, exits)
 
@@ -131,6 +155,77 @@ def test_agreeing_shallow_label_weights_are_added():
     assert float(ramps.label_weights(2, 5)[0]) == pytest.approx(0.4)
 
 
+def test_label_weights_of_methods_that_are_added():
+    method = methods.knowledge_distillation(0.9) + methods.be_your_own_teacher(0.3)
+    np.testing.assert_allclose(method.label_weights(3, 0), [0.7, 0.7, 0.1])
+    assert method.companions == {"teacher"}
+    with pytest.raises(ValueError, match=r"`label_weight`.*distillation with 0\.5.*with 0\.9"):
+        methods.knowledge_distillation(0.5) + methods.label_smoothing(0.1)
+
+
+def test_stages_of_fitnet():
+    method = methods.fitnet(hint_weight=7.0, alpha=0.25, hint_steps=3)
+    hint, kl = method.objectives
+    for step, expected in (
+        (0, (7, 0, 0)),
+        (2, (7, 0, 0)),
+        (3, (0, 0.25, 0.75)),
+        (9, (0, 0.25, 0.75)),
+    ):
+        got = [hint.at(step).weight, kl.at(step).weight, method.label_weights(1, step)[0]]
+        np.testing.assert_allclose([float(value) for value in got], expected)
+
+
+def test_progressive_grows_evenly():
+    method = methods.progressive(steps=10, share=0.8)
+    for step, share in ((0, 0.0), (5, 0.4), (10, 0.8), (15, 0.8)):
+        got = [method.objectives[0].at(step).weight, method.label_weights(1, step)[0]]
+        np.testing.assert_allclose([float(value) for value in got], [share, 1 - share], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`steps` of progressive.*Received: steps=None"):
+        methods.progressive()
+
+
+@pytest.mark.parametrize(
+    "make,argument",
+    [
+        (lambda: methods.knowledge_distillation(alpha=1.5), "alpha"),
+        (lambda: methods.fitnet(alpha=-1), "alpha"),
+        (lambda: methods.label_smoothing(2), "epsilon"),
+        (lambda: methods.progressive(5, share=float("nan")), "share"),
+        (lambda: methods.teacher_free(correct_probability=1.0), "correct_probability"),
+        (lambda: methods.attention_transfer(-1), "weight"),
+        (lambda: methods.deep_mutual_learning(temperature=0), "temperature"),
+        (lambda: methods.balanced(methods.baseline(), 0), "share"),
+        (lambda: methods.deepest_last("byot", 3), "method"),
+        (lambda: methods.alternating(methods.baseline(), 0), "steps"),
+        (lambda: methods.Method("x", label_weight=None), "label_weight"),
+        (lambda: methods.Method("x", labelled_views=2), "labelled_views"),
+    ],
+)
+def test_wrong_arguments_are_named(make, argument):
+    with pytest.raises(ValueError, match=rf"`{argument}`.*Received: {argument}="):
+        make()
+
+
+def test_deepest_exit_alone_at_the_end():
+    method = methods.deepest_last(methods.be_your_own_teacher(0.4, hint_weight=0.1), 5)
+    assert [float(weight) for weight in method.label_weights(2, 4)] == pytest.approx([0.6, 1])
+    assert [float(weight) for weight in method.label_weights(2, 5)] == [0, 1]
+    assert [float(o.at(4).weight) for o in method.objectives] == pytest.approx([0.4, 0.1])
+    assert [float(o.at(5).weight) for o in method.objectives] == [0, 0]
+    distilled = methods.deepest_last(methods.knowledge_distillation(0.9), 5)
+    assert [float(distilled.label_weights(1, step)[0]) for step in (4, 5)] == pytest.approx(
+        [0.1, 1]
+    )
+
+
+def test_in_turn_with_labels_alone():
+    method = methods.alternating(methods.be_your_own_teacher(0.4), 2)
+    kl = method.objectives[0]
+    got = [(float(kl.at(s).weight), float(method.label_weights(2, s)[0])) for s in range(6)]
+    np.testing.assert_allclose(got, [(0.4, 0.6)] * 2 + [(0, 1)] * 2 + [(0.4, 0.6)] * 2, rtol=1e-6)
+
+
 def test_duplicate_objectives_are_refused():
     with pytest.raises(ValueError, match=r"`objectives` must have different names.*'view_kl'"):
         methods.data_distortion() + methods.data_distortion(temperature=2.0)
@@ -157,7 +252,9 @@ def test_bad_num_views_are_named(views, objectives):
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_get_by_name(name):
-    assert methods.get(name).get_config() == methods.METHODS[name]().get_config()
+    needed = NEEDED.get(name, {})
+    got = methods.get(name, **({name: needed} if needed else {}))
+    assert got.get_config() == methods.METHODS[name](**needed).get_config()
 
 
 def test_get_sums_with_arguments():
@@ -184,7 +281,14 @@ def test_get_refuses_arguments_of_other_methods():
         methods.get("be_your_own_teacher", data_distortion={"temperature": 2.0})
 
 
-SERIALIZED = methods.METHODS | {
+SERIALIZED = {
+    name: lambda make=make, name=name: make(**NEEDED.get(name, {}))
+    for name, make in methods.METHODS.items()
+} | {
+    "two stages": lambda: methods.fitnet(alpha=0.5, hint_steps=3),
+    "balanced": lambda: methods.balanced(methods.be_your_own_teacher(), 0.5),
+    "then the deepest": lambda: methods.deepest_last(methods.be_your_own_teacher(), 3),
+    "in turn": lambda: methods.alternating(methods.knowledge_distillation(), 3),
     "sum": lambda: methods.be_your_own_teacher(0.3) + methods.data_distortion(exits="all"),
     "schedules": lambda: (
         methods.be_your_own_teacher(SCHEDULE, WarmUp(1.0, 3), WarmUp(SCHEDULE, 2))

@@ -82,3 +82,26 @@ def test_serialization_keeps_the_values(schedule):
         [float(copy(s)) for s in steps], [float(schedule(s)) for s in steps]
     )
     assert copy.get_config() == schedule.get_config()
+
+
+@pytest.mark.parametrize("kind", STEP_TYPES)
+@pytest.mark.parametrize(
+    "schedule,expected",
+    [
+        (schedules.Switch(2.0, schedules.Linear(0.0, 1.0, 4), 2), [2, 2, 0.5, 0.75, 1, 1]),
+        (schedules.Alternating(1, 0.5, 2), [1, 1, 0.5, 0.5, 1, 1]),
+        (schedules.Linear(1.0, 0.2, 4), [1, 0.8, 0.6, 0.4, 0.2, 0.2]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_step_by_step(schedule, expected, kind):
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    for each in (schedule, copy):
+        got = [float(each(as_step(step, kind))) for step in range(6)]
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [schedules.Switch, schedules.Alternating, schedules.Linear])
+def test_steps_below_1_are_named(kind):
+    with pytest.raises(ValueError, match=r"`steps` must be at least 1. Received: steps=0"):
+        kind(1.0, 0.0, 0)

@@ -50,3 +50,17 @@ def symmetric_kl_divergence(logits_a, logits_b, temperature=1.0, scaling="none")
     return kl_divergence(logits_b, logits_a, temperature, scaling) + kl_divergence(
         logits_a, logits_b, temperature, scaling
     )
+
+
+def soft_cross_entropy(target_logits, logits):
+    """−Σ_k p_k log softmax(z)_k with p = softmax(target), which is detached (Kim et al. 2021).
+
+    Args:
+        target_logits, logits: `(n, classes)`.
+
+    Returns:
+        `(n,)`.
+    """
+    logits = wide(logits)
+    target = ops.softmax(ops.stop_gradient(ops.cast(target_logits, logits.dtype)), axis=-1)
+    return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)

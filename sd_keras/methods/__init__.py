@@ -1,5 +1,15 @@
 """Methods: the papers' names for lists of objectives and a number of views."""
 
+from sd_keras.methods.comparison import (
+    attention_transfer,
+    class_wise,
+    deep_mutual_learning,
+    fitnet,
+    knowledge_distillation,
+    label_smoothing,
+    progressive,
+    teacher_free,
+)
 from sd_keras.methods.method import Complement, Method
 from sd_keras.methods.papers import (
     baseline,
@@ -8,10 +18,25 @@ from sd_keras.methods.papers import (
     deep_supervision,
     two_branch,
 )
+from sd_keras.methods.variations import alternating, balanced, deepest_last
 
 METHODS = {
     method.__name__: method
-    for method in (baseline, two_branch, deep_supervision, be_your_own_teacher, data_distortion)
+    for method in (
+        baseline,
+        two_branch,
+        deep_supervision,
+        be_your_own_teacher,
+        data_distortion,
+        knowledge_distillation,
+        fitnet,
+        attention_transfer,
+        deep_mutual_learning,
+        label_smoothing,
+        teacher_free,
+        class_wise,
+        progressive,
+    )
 }
 
 
@@ -43,4 +68,13 @@ def get(name, **arguments):
     return first
 
 
-__all__ = ["METHODS", "Complement", "Method", "get", *METHODS]
+__all__ = [
+    "METHODS",
+    "Complement",
+    "Method",
+    "alternating",
+    "balanced",
+    "deepest_last",
+    "get",
+    *METHODS,
+]

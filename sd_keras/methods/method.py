@@ -1,6 +1,7 @@
 """What a network is trained on: objectives, label weights and a number of views."""
 
 import dataclasses
+import numbers
 
 import keras
 
@@ -31,8 +32,8 @@ class Complement:
 class Method:
     """What a network is trained on.
 
-    The deepest exit learns from the labels with weight 1. Methods can be added: the sum
-    holds the label cross entropy once per exit and view, and all objectives of both.
+    Methods can be added: the sum holds the label cross entropy once per exit and view, and
+    all objectives of both.
 
     Attributes:
         name: for logs and files.
@@ -40,12 +41,20 @@ class Method:
         num_views: distorted views of each image, forwarded in one concatenated pass.
         shallow_label_weight: weight of the label cross entropy at every exit but the
             deepest: a number, a schedule, or None when the method does not train them.
+        label_weight: the same of the deepest exit, and of a peer; in both papers 1.
+        labelled_views: how many of the views, from the first, learn from the labels; None
+            for all.
+        balance: None, or what share of the labels' gradient each objective's is to have; see
+            `balanced`.
     """
 
     name: str
     objectives: tuple = ()
     num_views: int = 1
     shallow_label_weight: object = None
+    label_weight: object = 1.0
+    labelled_views: int | None = None
+    balance: float | None = None
 
     def __post_init__(self):
         if not all(isinstance(objective, Objective) for objective in self.objectives):
@@ -66,11 +75,12 @@ class Method:
                 f"compare. Received: num_views={self.num_views}"
             )
 
-        weight = self.shallow_label_weight
-        if weight is not None and not callable(weight) and not weight >= 0:
+        for argument, optional in (("shallow_label_weight", True), ("label_weight", False)):
+            _check_weight(argument, getattr(self, argument), optional)
+        if self.labelled_views not in (None, *range(1, self.num_views + 1)):
             raise ValueError(
-                "`shallow_label_weight` must be a number of at least 0, a schedule or None. "
-                f"Received: shallow_label_weight={weight!r}"
+                f"`labelled_views` must be None or 1…{self.num_views}, the number of views. "
+                f"Received: labelled_views={self.labelled_views!r}"
             )
 
     @property
@@ -79,40 +89,68 @@ class Method:
         needed = [objective.min_exits for objective in self.objectives]
         return max([1 if self.shallow_label_weight is None else 2, *needed])
 
+    @property
+    def companions(self):
+        """Which other networks the objectives read: of "teacher", "peer" and "past"."""
+        return {each.companion for each in self.objectives} - {None}
+
     def label_weights(self, num_exits, step):
         """Returns the weight of the label cross entropy of each exit, shallow to deep."""
         shallow = value_at(self.shallow_label_weight, step)
-        return [0.0 if shallow is None else shallow] * (num_exits - 1) + [1.0]
+        deepest = value_at(self.label_weight, step)
+        return [0.0 if shallow is None else shallow] * (num_exits - 1) + [deepest]
 
     def __add__(self, other):
         if not isinstance(other, Method):
             return NotImplemented
-        weights = [m.shallow_label_weight for m in (self, other)]
-        given = [weight for weight in weights if weight is not None]
-        if len(given) == 2 and given[0] != given[1]:
-            raise ValueError(
-                "methods that are added must agree on `shallow_label_weight`. Received: "
-                f"{self.name} with {given[0]} and {other.name} with {given[1]}"
-            )
+        methods = (self, other)
         return Method(
             name=f"{self.name}+{other.name}",
             objectives=(*self.objectives, *other.objectives),
-            num_views=max(self.num_views, other.num_views),
-            shallow_label_weight=given[0] if given else None,
+            num_views=max(m.num_views for m in methods),
+            shallow_label_weight=_agreed("shallow_label_weight", methods, None),
+            label_weight=_agreed("label_weight", methods, 1.0),
+            labelled_views=_agreed("labelled_views", methods, None),
+            balance=_agreed("balance", methods, None),
         )
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
-        return {
-            "name": self.name,
-            "objectives": [serialize(objective) for objective in self.objectives],
-            "num_views": self.num_views,
-            "shallow_label_weight": serialize(self.shallow_label_weight),
-        }
+        config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        config["objectives"] = [serialize(objective) for objective in self.objectives]
+        for name in ("shallow_label_weight", "label_weight"):
+            config[name] = serialize(config[name])
+        return config
 
     @classmethod
     def from_config(cls, config):
         deserialize = keras.saving.deserialize_keras_object
         objectives = tuple(deserialize(objective) for objective in config["objectives"])
-        weight = deserialize(config["shallow_label_weight"])
-        return cls(config["name"], objectives, config["num_views"], weight)
+        names = [n for n in ("shallow_label_weight", "label_weight") if n in config]
+        weights = {name: deserialize(config[name]) for name in names}
+        return cls(**config | weights | {"objectives": objectives})
+
+
+def _check_weight(argument, weight, optional):
+    """Raises ValueError unless a weight is a number of at least 0, a schedule or, if so, None."""
+    if callable(weight) or (optional and weight is None):
+        return
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not (is_number and weight >= 0):
+        raise ValueError(
+            f"`{argument}` must be a number of at least 0, a schedule"
+            f"{' or None' if optional else ''}. Received: {argument}={weight!r}"
+        )
+
+
+def _agreed(argument, methods, default):
+    """Returns what methods that are added have for an argument; a default gives way."""
+    given = [getattr(method, argument) for method in methods]
+    given = [value for value in given if value is not None and value != default]
+    if len(given) == 2 and given[0] != given[1]:
+        first, second = methods
+        raise ValueError(
+            f"methods that are added must agree on `{argument}`. Received: "
+            f"{first.name} with {given[0]} and {second.name} with {given[1]}"
+        )
+    return given[0] if given else default

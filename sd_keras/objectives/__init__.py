@@ -6,7 +6,30 @@ numbers or schedules; `at(step)` returns a copy in which they are numbers of tha
 """
 
 from sd_keras.objectives.base import Objective, Softened
+from sd_keras.objectives.companions import (
+    AttentionTransfer,
+    PastCrossEntropy,
+    PeerKL,
+    TeacherHint,
+    TeacherKL,
+)
 from sd_keras.objectives.exits import ExitHint, ExitKL
+from sd_keras.objectives.targets import PartnerKL, UniformCrossEntropy, VirtualTeacherKL
 from sd_keras.objectives.views import ViewKL, ViewMMD
 
-__all__ = ["ExitHint", "ExitKL", "Objective", "Softened", "ViewKL", "ViewMMD"]
+__all__ = [
+    "AttentionTransfer",
+    "ExitHint",
+    "ExitKL",
+    "Objective",
+    "PartnerKL",
+    "PastCrossEntropy",
+    "PeerKL",
+    "Softened",
+    "TeacherHint",
+    "TeacherKL",
+    "UniformCrossEntropy",
+    "ViewKL",
+    "ViewMMD",
+    "VirtualTeacherKL",
+]

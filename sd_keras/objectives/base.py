@@ -19,11 +19,19 @@ class Objective(keras.losses.Loss):
         num_views: how many views `call` needs.
         min_exits: how many exits the network must have.
         scheduled: names of the attributes that may be schedules.
+        companion: the other network that `call` reads, None, "teacher", "peer" or "past" (a
+            copy of the network itself, of the epoch before).
+        maps: whether `call` reads feature maps, of the network and of its teacher.
+        needed_outputs: names of outputs without which `call` cannot be; those of companions
+            are there in training only.
     """
 
     num_views = 1
     min_exits = 1
     scheduled = ("weight",)
+    companion = None
+    maps = False
+    needed_outputs = ()
 
     def __init__(self, weight, name):
         super().__init__(name=name)

@@ -6,6 +6,7 @@ import numpy as np
 
 from sd_keras.methods import Method
 from sd_keras.models.exits import exit_names
+from sd_keras.models.maps import logits_of
 from sd_keras.objectives import ExitHint
 from sd_keras.trainer import labels
 
@@ -47,6 +48,53 @@ def check_parts(network, method, distortion, mixing=None):
         raise ValueError(
             "`network` must have features of one width at every exit for the hint "
             f"(hint_weight) of {method.name!r}. Received: network with {widths}"
+        )
+
+
+def check_others(network, method, teacher, peer, adversary):
+    """Checks that the networks beside the network are those that the method compares with."""
+    for argument, model in (("teacher", teacher), ("peer", peer)):
+        wanted = argument in method.companions
+        if wanted != (model is not None):
+            raise ValueError(
+                f"`{argument}` must be given for a method that compares with it, and for no "
+                f"other. Received: {argument}={model!r}, method {method.name!r}"
+            )
+        if model is not None:
+            _check_fits(network, model, argument)
+    if peer is not None and isinstance(peer.output, dict) and len(exit_names(peer)) > 1:
+        raise ValueError(
+            "`peer` must have one exit: attach_exits(backbone, num_classes, at=[]). "
+            f"Received: peer with {exit_names(peer)}"
+        )
+    if method.balance is not None and any(each.maps for each in method.objectives):
+        raise ValueError(
+            "`method` can be balanced only between terms of features and logits. "
+            f"Received: method {method.name!r} with {[o.name for o in method.objectives]}"
+        )
+    if adversary is not None and not callable(getattr(adversary, "attack", None)):
+        raise ValueError(
+            "`adversary` must be a sd_keras.adversary.FastGradientSign. "
+            f"Received: adversary={adversary!r}"
+        )
+
+
+def _check_fits(network, model, argument):
+    """Checks that another network takes the same images and gives logits of the same classes."""
+    if model is network:
+        raise ValueError(
+            f"`{argument}` must be another network than `network`. Received: {argument}=network"
+        )
+    classes = network.output[exit_names(network)[-1]].shape[-1]
+    logits = logits_of(model, argument)
+    inputs = model.inputs
+    sizes = zip(inputs[0].shape[1:], network.input_shape[1:])
+    fits = len(inputs) == 1 and all(None in pair or pair[0] == pair[1] for pair in sizes)
+    if not fits or logits.shape[-1] != classes:
+        raise ValueError(
+            f"`{argument}` must take images {network.input_shape[1:]} and give {classes} logits, "
+            f"as `network` does. Received: {argument} from "
+            f"{[tuple(tensor.shape[1:]) for tensor in inputs]} to {logits.shape[-1]}"
         )
 
 

@@ -5,6 +5,7 @@ import keras
 from sd_keras.backup import Backup
 from sd_keras.data.bad_images import saying_why
 from sd_keras.trainer import checks
+from sd_keras.trainer.companions import Renewal
 from sd_keras.trainer.guards import guarded
 from sd_keras.trainer.position import Follow, Saving, skipping
 from sd_keras.trainer.streams import as_data, description, is_stream
@@ -48,7 +49,8 @@ class Fitting:
         validation_data, validation_steps = as_data(validation_data, self)
         given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
         kwargs = _with_defaults(kwargs, given)
-        callbacks, listed, own = _surrounded(callbacks, self.position)
+        renewals = [] if self.past is None else [Renewal(self.network, self.past)]
+        callbacks, listed, own = _surrounded(callbacks, self.position, renewals)
         kwargs |= {"validation_data": validation_data, "callbacks": callbacks}
         try:
             checks.check_callbacks(listed, Backup)
@@ -75,8 +77,8 @@ class Fitting:
             return super().predict(data, *args, **_with_defaults(kwargs, {"steps": steps}))
 
 
-def _surrounded(callbacks, position):
-    """Puts the library's own callbacks around those given to `fit`.
+def _surrounded(callbacks, position, renewals):
+    """Puts the library's own callbacks around those given to `fit`; renewals go before saving.
 
     Returns:
         What Keras takes; the list that they are in; and those of them that are the library's.
@@ -86,13 +88,15 @@ def _surrounded(callbacks, position):
     given = given if isinstance(given, (list, tuple)) else [given]
     follow = Follow(position)
     savings = [Saving(callback) for callback in given if isinstance(callback, Backup)]
-    listed = [follow, *(each for each in given if each is not None), *savings]
+    # In front of the user's, one of which may save the whole model.
+    own = [follow, *renewals, *savings]
+    listed = [follow, *renewals, *(each for each in given if each is not None), *savings]
     if not is_list:
-        return listed, listed, [follow, *savings]
-    for callback in (follow, *savings):
+        return listed, listed, own
+    for callback in own:
         callback.set_params(callbacks.params)
     given[:] = listed
-    return callbacks, given, [follow, *savings]
+    return callbacks, given, own
 
 
 def _with_defaults(arguments, defaults):

@@ -10,7 +10,10 @@ class BackendTrainer:
         """One step: views, forward, objectives, update. Called by Keras."""
         trainable, non_trainable, *rest = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        mapping = zip(self.non_trainable_variables, non_trainable)
+        mapping = [
+            *zip(self.trainable_variables, trainable),
+            *zip(self.non_trainable_variables, non_trainable),
+        ]
         # The draws and the step counter are written inside this scope only; what they
         # wrote is read back and handed on as state.
         with keras.StatelessScope(state_mapping=mapping) as scope:

@@ -3,14 +3,16 @@
 import keras
 from keras import ops
 
-from sd_keras import methods, replicas
+from sd_keras import methods
 from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
-from sd_keras.trainer import checks, labels
+from sd_keras.trainer import balance, checks, labels
+from sd_keras.trainer.companions import Companions, copy_of
 from sd_keras.trainer.fitting import Fitting
 from sd_keras.trainer.metrics import SEEN, give_to_each, in_form
 from sd_keras.trainer.position import Position
 from sd_keras.trainer.saved_state import SavedState
+from sd_keras.trainer.terms import Terms
 from sd_keras.trainer.views import draw, policy_of
 
 if keras.config.backend() == "jax":
@@ -21,15 +23,8 @@ else:
     from sd_keras.trainer.stateful import BackendTrainer
 
 
-class _PerExample(keras.losses.Loss):
-    """Hands values through, so that Keras reduces them and scales them under a strategy."""
-
-    def call(self, y_true, y_pred):
-        return y_pred
-
-
 @keras.saving.register_keras_serializable(package="sd_keras")
-class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
+class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
     """Trains a multi-exit network by self-distillation with the ordinary `fit`.
 
     Each training step draws the method's views of the batch on the device, runs the network
@@ -51,6 +46,13 @@ class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
             views, data of elements `((a, b), y)`, are distorted further. None for none.
         mixing: None, or a `sd_keras.mixing.Mix`: images and labels of a training batch are
             mixed before the views are drawn, ready-made views all with the same partner.
+        teacher: the trained network that a method with a teacher compares with: a network of
+            `attach_exits` or any functional model of the same images that gives logits. It is
+            frozen, sees what the network sees, and is run at inference and in training only.
+        peer: the network that is trained beside this one by `deep_mutual_learning`; of one
+            exit. It sees what the network sees, and `model.peer` is what to save of it.
+        adversary: None, or a `sd_keras.adversary.FastGradientSign`, which changes the last of
+            the views.
         **kwargs: `name`, `dtype` as `keras.Model`.
 
     Data: images as the network takes them, labels `(n,)` or `(n, classes)`, sample_weight
@@ -61,22 +63,33 @@ class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
         NonFiniteLossError: in `fit`, after a step whose loss is NaN or infinite.
     """
 
-    def __init__(self, network, method=None, distortion=None, mixing=None, **kwargs):
+    def __init__(
+        self,
+        network,
+        method=None,
+        distortion=None,
+        mixing=None,
+        teacher=None,
+        peer=None,
+        adversary=None,
+        **kwargs,
+    ):
         kwargs.setdefault("dtype", policy_of(network))
         super().__init__(**kwargs)
         self.autocast = False  # raw pixels reach the network in full precision
         self.method = methods.baseline() if method is None else method
         checks.check_parts(network, self.method, distortion, mixing)
+        checks.check_others(network, self.method, teacher, peer, adversary)
         self.network = network
         self.distortion = distortion
         self.mixing = mixing
+        self.teacher = teacher
+        self.peer = peer
+        self.adversary = adversary
         self.exit_names = exit_names(network)
         self.num_classes = network.output[self.exit_names[-1]].shape[-1]
-        trained = self.exit_names
-        if self.method.shallow_label_weight is None:
-            trained = trained[-1:]
-        self._label_terms = {name: keras.metrics.Mean(f"{name}_loss") for name in trained}
-        self._objective_terms = [keras.metrics.Mean(o.name) for o in self.method.objectives]
+        self._join_companions()
+        self.make_terms()
         self._label_range = labels.LabelRange()
         self.position = Position()
         # Counted here, because the optimizer's count is out of reach of a loss on JAX.
@@ -88,8 +101,19 @@ class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
             aggregation="only_first_replica",
             name="step",
         )
-        self._reduce = _PerExample(name="per_example")
         self.built = True
+
+    def _join_companions(self):
+        """Prepares the networks that run beside this one."""
+        self.past = copy_of(self.network) if "past" in self.method.companions else None
+        if self.teacher is not None:
+            self.teacher.trainable = False
+        others = {"teacher": self.teacher, "peer": self.peer, "past": self.past}
+        companions = Companions(self.network, self.method, others)
+        self.adapters = companions.adapters
+        self._companions = companions if companions.others else None
+        if self.method.balance is not None:
+            self.classifiers = balance.classifiers_of(self.network)
 
     def call(self, inputs, training=None):
         """Runs the network once.
@@ -102,12 +126,18 @@ class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
         """
         if not isinstance(inputs, (tuple, list)):
             checks.check_images(inputs, self.network)
-            return self.network(inputs, training=training)
+            return self._run(inputs, training)
         for view in inputs:
             checks.check_images(view, self.network)
-        outputs = self.network(ops.concatenate(inputs, axis=0), training=training)
+        outputs = self._run(ops.concatenate(inputs, axis=0), training)
         split = {name: ops.split(value, len(inputs)) for name, value in outputs.items()}
         return tuple({n: v[index] for n, v in split.items()} for index in range(len(inputs)))
+
+    def _run(self, images, training):
+        """Runs the network, in training with those beside it."""
+        if training and self._companions is not None:
+            return self._companions.outputs(images)
+        return self.network(images, training=training)
 
     def begin_step(self, x, y, sample_weight):
         """Mixes one training batch, draws its views and advances the step counter."""
@@ -124,45 +154,19 @@ class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
         x = views if isinstance(x, (tuple, list)) else views[0]
         if self.distortion is not None:
             x = draw(self.distortion, x, self.method.num_views)
+        if self.adversary is not None:
+            *others, last = x if isinstance(x, tuple) else (x,)
+            last = self.adversary.attack(
+                self.network, last, labels.standardize(y, self.num_classes)
+            )
+            others = [ops.cast(view, last.dtype) for view in others]
+            x = (*others, last) if others else last
         return x, y
 
     def only_exits(self, outputs):
         """Drops the features from the outputs, of several views the first one's."""
         outputs = outputs if isinstance(outputs, dict) else outputs[0]
         return {name: outputs[name] for name in self.exit_names}
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Returns the total loss of a batch. Called by Keras."""
-        views = (y_pred,) if isinstance(y_pred, dict) else tuple(y_pred)
-        targets = labels.standardize(y, self.num_classes)
-        step = ops.maximum(self.step - 1, 0)
-        label_loss = labels.resolve_loss(self.loss)
-        weights = self.method.label_weights(len(self.exit_names), step)
-        total = 0.0
-        for name, weight in zip(self.exit_names, weights):
-            if name in self._label_terms:
-                values = sum(label_loss(targets, view[name]) for view in views)
-                tracker = self._label_terms[name]
-                total += weight * self._track(tracker, values, sample_weight, len(views))
-        for objective, tracker in zip(self.method.objectives, self._objective_terms):
-            if objective.num_views > len(views):  # evaluation: one view
-                continue
-            objective = objective.at(step)
-            values = objective.call(targets, views)
-            shown = len(views) // objective.num_views
-            total += objective.weight * self._track(tracker, values, sample_weight, shown)
-        loss = self._reduce(targets, total)
-        if training:
-            loss = replicas.share_of_mean(total, loss)
-        extras = (ops.cast(extra, loss.dtype) for extra in self.losses)
-        return sum((self._aggregate_additional_loss(extra) for extra in extras), loss)
-
-    def _track(self, tracker, values, sample_weight, views):
-        """Weights the values by example and shows their mean per view as a metric."""
-        if sample_weight is not None:
-            values = values * ops.reshape(ops.cast(sample_weight, values.dtype), (-1,))
-        tracker.update_state(ops.stop_gradient(values) / views)
-        return values
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates and returns the metrics of a batch. Called by Keras."""
@@ -177,20 +181,13 @@ class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
             self._compile_metrics.update_state(same, predictions, sample_weight)
         results = self.get_metrics_result() | self._label_range.result()
         results[SEEN] = ops.add(self._loss_tracker.count, 0.0)
-        if isinstance(y_pred, dict):
-            for objective in self.method.objectives:
-                if objective.num_views > 1:
-                    del results[objective.name]
+        for name in self._unseen(y_pred):
+            del results[name]
         return results
-
-    @property
-    def term_names(self):
-        """Names under which the logs hold the terms of the loss."""
-        return [m.name for m in (*self._label_terms.values(), *self._objective_terms)]
 
     def get_metrics_result(self):
         """Returns the current value of every metric by name. Called by Keras."""
-        shown = [self._loss_tracker, *self._label_terms.values(), *self._objective_terms]
+        shown = [self._loss_tracker, *self.term_metrics]
         results = {metric.name: metric.result() for metric in shown}
         if self._compile_metrics is not None and self._compile_metrics.built:
             results |= self._compile_metrics.result()
@@ -203,7 +200,8 @@ class SelfDistillModel(Fitting, SavedState, BackendTrainer, keras.Model):
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         parts = {"network": self.network, "method": self.method, "distortion": self.distortion}
-        parts["mixing"] = self.mixing
+        parts |= {"mixing": self.mixing, "teacher": self.teacher, "peer": self.peer}
+        parts["adversary"] = self.adversary
         config = {name: serialize(part) for name, part in parts.items()}
         return {"name": self.name, "dtype": serialize(self.dtype_policy)} | config
 

@@ -1,0 +1,58 @@
+"""Running a function with other values of Keras variables, which themselves stay as they are."""
+
+import contextlib
+
+import keras
+
+
+@contextlib.contextmanager
+def with_values(variables, values):
+    """Opens a StatelessScope in which variables have other values.
+
+    All else is as it is, in a scope that is open around it as that scope has it: Keras by
+    itself would forget the outer one. What is assigned within is forgotten at the end.
+
+    Args:
+        variables: list of Keras variables.
+        values: list of as many tensors.
+
+    Yields:
+        The scope, whose `get_current_value(variable)` tells what has been assigned.
+    """
+    mapping = list(zip(variables, values))
+    with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+        if scope.original_scope is not None:
+            scope.state_mapping = {**scope.original_scope.state_mapping, **scope.state_mapping}
+        yield scope
+
+
+def compiled(function, variables):
+    """Compiles a function of tensors, for given values of some variables, by backend.
+
+    Args:
+        function: takes tensors, returns tensors; reads what variables it likes, and what it
+            assigns to them is forgotten.
+        variables: list of those whose values are arguments. Under jax all that the function
+            reads must be among them, or it keeps the values of its first call.
+
+    Returns:
+        A function of a list of values, one per variable, and of the tensors. It compiles once
+        for each shape of the tensors; torch runs it as it is, without gradients.
+    """
+
+    def run(values, *tensors):
+        with with_values(variables, values):
+            return function(*tensors)
+
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(run, autograph=False)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(run)
+    import torch
+
+    return torch.no_grad()(run)
