@@ -1,6 +1,5 @@
 """What runs cost, before they are carried out: operations of training, and minutes from these."""
 
-import dataclasses
 import functools
 
 import reproduce_runs
@@ -43,21 +42,24 @@ def costs(model, dataset, all_exits):
 def petaflop(run, scale):
     """Returns 10¹⁵ operations of one run of a Run, or None for a method that is not known.
 
-    Training takes three times the forward pass of every view; a teacher adds its forward
-    pass, without the teacher's own training; a peer is trained too.
+    Training takes three times the forward pass of every view. A teacher, and the network's own
+    past, add a forward pass, without what the teacher's own training takes; a peer is trained
+    too, and an adversarial view takes a forward and a backward pass more.
     """
     named = run.method.split("+")
     if not set(named) <= methods.METHODS.keys():
         return None
-    if set(named) <= {"progressive"}:
-        return petaflop(dataclasses.replace(run, method="baseline"), scale)
-    method = methods.get(run.method)
+    needed = {"progressive": {"steps": 1}}
+    method = methods.get(run.method, **{k: v for k, v in needed.items() if k in named})
     flops = functools.partial(forward_flops, dataset=run.dataset)
-    own = 3 * flops(run.model, all_exits=method.min_exits > 1)
+    network = flops(run.model, all_exits=method.min_exits > 1)
+    own = 3 * network + (network if "past" in method.companions else 0)
     own += 3 * flops(run.peer, all_exits=False) if run.peer else 0
     own += flops(run.teacher.model, all_exits=False) if run.teacher else 0
+    attack = 3 * network if "adversarial" in dict(run.options) else 0
     images = IMAGES.get(run.dataset, 50_000) * scale.fraction
-    return own * method.num_views * images * reproduce_runs.epochs_of(run, scale) / 1e15
+    passes = images * reproduce_runs.epochs_of(run, scale)
+    return (own * method.num_views + attack) * passes / 1e15
 
 
 def acceleration(run, place):

@@ -62,12 +62,13 @@ def _future(network=NETWORK):
         "BYOT, α and λ ramped": (BYOT, (("ramp", 0.3),)),
         "BYOT, deepest exit last": (BYOT, (("deepest_last", 0.1),)),
         "BYOT, alternating": (BYOT, (("alternating", 1),)),
+        "BYOT, balanced gradients": (BYOT, (("balanced", 1),)),
         "BYOT, with mixup": (BYOT, (("mixup", 1),)),
         **{f"DDGSD, {name}": (DDGSD, (("distortion", name),)) for name in STRONGER},
         "DDGSD, multi-kernel MMD": (DDGSD, (("discrepancy", "multi_kernel"),)),
         "DDGSD, CORAL": (DDGSD, (("discrepancy", "coral"),)),
         "DDGSD, top-k features": (DDGSD, (("discrepancy", "top_k"),)),
-        "DDGSD, adversarial view": (DDGSD, (("adversarial", 1),)),
+        "DDGSD, adversarial view": (DDGSD, (("adversarial", 2),)),
         "BYOT and DDGSD": (both, ()),
     }
     cells = [

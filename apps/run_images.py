@@ -12,6 +12,9 @@ flags.DEFINE_list(
 )
 flags.DEFINE_float("mixup", None, "α of mixup", 0)
 flags.DEFINE_float("cutmix", None, "α of CutMix", 0)
+flags.DEFINE_float(
+    "adversarial", None, "pixel values by which the last view is changed against the network", 0
+)
 CLASSES = {
     "affine": "Affine",
     "perspective": "Perspective",
@@ -56,3 +59,8 @@ def build_mixing():
     if not FLAGS.mixup and not FLAGS.cutmix:
         return None
     return sd_keras.mixing.Mix(FLAGS.mixup or 0.0, FLAGS.cutmix or 0.0, seed=FLAGS.seed)
+
+
+def build_adversary():
+    """Returns what changes the last view against the network, or None."""
+    return sd_keras.adversary.FastGradientSign(FLAGS.adversarial) if FLAGS.adversarial else None

@@ -30,7 +30,10 @@ flags.DEFINE_float(
     "ramp", None, "share of the run over which alpha, hint, KL and MMD weight rise from 0", 0, 1
 )
 flags.DEFINE_integer("deepest_last", None, "last epochs that train the deepest exit alone", 1)
-flags.DEFINE_integer("alternating", None, "steps of the labels alone, then of all terms, …", 1)
+flags.DEFINE_integer("alternating", None, "steps of all terms, then of the labels alone, …", 1)
+flags.DEFINE_float(
+    "balanced", None, "length of each term's gradient, as a share of the labels'", 1e-6
+)
 flags.DEFINE_enum(
     "precision", "float32", ["float32", "mixed_bfloat16", "mixed_float16"], "Keras dtype policy"
 )
@@ -105,7 +108,8 @@ def ramped(parameters, given, total):
 
 
 def in_time(method, epochs, steps):
-    """Returns the method with what the flags say about when it trains what."""
+    """Returns the method with what the flags say about when and how much a term counts."""
+    change = sd_keras.methods
     if FLAGS.deepest_last:
         known("deepest_last", FLAGS.deepest_last, epochs and steps)
         if FLAGS.deepest_last >= epochs:
@@ -113,21 +117,10 @@ def in_time(method, epochs, steps):
                 f"`deepest_last` must be below the {epochs} epochs of the run. "
                 f"Received: deepest_last={FLAGS.deepest_last}"
             )
-        change = from_library("deepest_last")
-        method = change(method, (epochs - FLAGS.deepest_last) * steps)
+        method = change.deepest_last(method, (epochs - FLAGS.deepest_last) * steps)
     if FLAGS.alternating:
-        method = from_library("alternating")(method, FLAGS.alternating)
-    return method
-
-
-def from_library(name):
-    """Returns a function of `sd_keras.methods`, by the name of the flag that asks for it."""
-    if not hasattr(sd_keras.methods, name):
-        raise ValueError(
-            f"`{name}` needs sd_keras.methods.{name}, which this version lacks. "
-            f"Received: {name}={FLAGS[name].value!r}"
-        )
-    return getattr(sd_keras.methods, name)
+        method = change.alternating(method, FLAGS.alternating)
+    return change.balanced(method, FLAGS.balanced) if FLAGS.balanced else method
 
 
 def settings_of_run(free):

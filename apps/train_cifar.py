@@ -95,7 +95,7 @@ def teacher_of_run(splits, workdir):
     file = run_networks.file_of_teacher()
     if name := run_networks.teacher_to_train():
         # Built once without its teacher, so that a wrong flag is found before that is trained.
-        build_network(splits, method_of(FLAGS.method, splits), FLAGS.model)
+        build_network(splits, FLAGS.model, exits_of(method_of(FLAGS.method, splits)))
         print("teacher:")
         train_and_measure(splits, "baseline", workdir / "teacher", name)
         file = workdir / "teacher/network.keras"
@@ -105,12 +105,11 @@ def teacher_of_run(splits, workdir):
 def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
     """Trains or resumes one network; returns its costs and its accuracies per exit."""
     start = time.perf_counter()
-    method = method_of(method_name, splits)
     images, labels = part_of(splits.train)
     model, epoch = checkpoints.restore(workdir / "checkpoints")
     if model is None:
         keras.utils.set_random_seed(FLAGS.seed)
-        model = build_model(splits, method, model_name, teacher)
+        model = build_model(splits, method_name, model_name, teacher)
         # Only now: a wrong flag must not leave a workdir that the right one is refused.
         workdir.mkdir(parents=True, exist_ok=True)
         checkpoints.write_json(workdir / "flags.json", settings(model_name, method_name))
@@ -124,7 +123,7 @@ def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
     sets = ", ".join(f"{len(part[0])}" for part in ((images,), splits.validation or ((),)))
     print(
         f"{splits.name}: {sets} and {len(splits.test[0])} images to train, validate and test, "
-        f"{splits.input_shape}; {model_name} with {len(model.exit_names)} exits; {method.name}"
+        f"{splits.input_shape}; {model_name} with {len(model.exit_names)} exits; {model.method.name}"
     )
     if epoch < FLAGS.epochs:
         batches = batches_of(method_name, images, labels, epoch)
@@ -178,27 +177,33 @@ def images_of(train):
     return max(1, round(FLAGS.fraction * len(train[0])))
 
 
-def build_network(splits, method, name):
+def exits_of(method):
+    """Returns which exits to attach, "all" or "one"."""
+    return FLAGS.exits or ("all" if method.min_exits > 1 else "one")
+
+
+def build_network(splits, name, exits):
     """Builds a backbone with exits."""
     backbone = sd_keras.models.build(
         name, splits.input_shape, FLAGS.stem, mean=splits.mean, std=splits.std
     )
-    exits = FLAGS.exits or ("all" if method.min_exits > 1 else "one")
     return sd_keras.attach_exits(backbone, splits.num_classes, at=None if exits == "all" else [])
 
 
-def build_model(splits, method, name, teacher=None):
+def build_model(splits, method_name, name, teacher=None):
     """Builds a network, what it learns beside, distortion and optimizer."""
-    own = method.name != "baseline" or FLAGS.method == "baseline"
-    beside = {"teacher": teacher} if teacher is not None else {}
-    if FLAGS.peer and own:
-        beside["peer"] = build_network(splits, method, FLAGS.peer)
+    method = method_of(method_name, splits)
+    # The plain network beside, or a teacher to be, learns from no other.
+    own = name == FLAGS.model and method_name == FLAGS.method
+    peer = FLAGS.peer if own else None
     model = sd_keras.SelfDistillModel(
-        build_network(splits, method, name),
+        build_network(splits, name, exits_of(method)),
         method,
         run_images.build_distortion(splits.input_shape, FLAGS.dataset),
         run_images.build_mixing(),
-        **beside,
+        teacher=teacher,
+        peer=peer and build_network(splits, peer, "one"),
+        adversary=run_images.build_adversary() if own else None,
     )
     model.compile(run_recipe.build_optimizer(steps_of(splits)), metrics=["accuracy"])
     return model
