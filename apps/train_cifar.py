@@ -120,10 +120,11 @@ def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
     if epoch == FLAGS.epochs and all(written):
         results = json.loads((workdir / "results.json").read_text())
         return results["costs"], results["measured"]
-    sets = ", ".join(f"{len(part[0])}" for part in ((images,), splits.validation or ((),)))
+    held = len(splits.validation[0]) if splits.validation else 0
     print(
-        f"{splits.name}: {sets} and {len(splits.test[0])} images to train, validate and test, "
-        f"{splits.input_shape}; {model_name} with {len(model.exit_names)} exits; {model.method.name}"
+        f"{splits.name}: {len(images)}, {held} and {len(splits.test[0])} images to train, "
+        f"validate and test, {splits.input_shape}; {model_name} with {len(model.exit_names)} "
+        f"exits; {model.method.name}"
     )
     if epoch < FLAGS.epochs:
         batches = batches_of(method_name, images, labels, epoch)
@@ -149,7 +150,7 @@ def method_of(name, splits):
 
 def steps_of(splits):
     """Returns the number of batches of an epoch."""
-    return -(-images_of(splits.train) // FLAGS.batch_size)
+    return -(-max(1, round(FLAGS.fraction * len(splits.train[0]))) // FLAGS.batch_size)
 
 
 def batches_of(method_name, images, labels, epoch):
@@ -167,14 +168,9 @@ def settings(model_name, method_name):
 
 def part_of(train):
     """Returns the share of the training images that `--fraction` asks for, drawn by the seed."""
-    order = np.random.default_rng(FLAGS.seed).permutation(len(train[0]))
-    chosen = np.sort(order[: images_of(train)])
+    count = max(1, round(FLAGS.fraction * len(train[0])))
+    chosen = np.sort(np.random.default_rng(FLAGS.seed).permutation(len(train[0]))[:count])
     return train[0][chosen], train[1][chosen]
-
-
-def images_of(train):
-    """Returns the number of images that `--fraction` asks for."""
-    return max(1, round(FLAGS.fraction * len(train[0])))
 
 
 def exits_of(method):
