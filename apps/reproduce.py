@@ -32,7 +32,7 @@ from sd_keras import checkpoints
 PROTOCOLS = {
     "cpu": {
         **{"model": "resnet8", "epochs": 10, "fraction": 0.1, "batch_size": 64},
-        **{"teacher_model": "resnet20", "peer_model": "resnet8", "precision": "mixed_bfloat16"},
+        **{"teacher_model": "resnet20", "peer_model": "resnet20", "precision": "mixed_bfloat16"},
     }
 }
 FLAGS = flags.FLAGS

@@ -98,6 +98,7 @@ class Scale:
         teacher = run.teacher and dataclasses.replace(
             run.teacher, model=self.teacher_model or run.teacher.model
         )
+        same = run.peer == run.model
         if teacher:
             teacher = dataclasses.replace(teacher, dataset=self.dataset or run.dataset)
         return dataclasses.replace(
@@ -105,7 +106,8 @@ class Scale:
             dataset=self.dataset or run.dataset,
             model=self.model or run.model,
             teacher=teacher,
-            peer=run.peer and (self.peer_model or run.peer),
+            # A second network of the same kind stays one.
+            peer=run.peer and ((self.model if same else self.peer_model) or run.peer),
         )
 
 

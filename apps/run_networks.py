@@ -19,8 +19,15 @@ LEARNING_FROM = {
 }
 
 
-def check_networks():
-    """Raises ValueError where teacher and peer do not go with the method, or cannot be had."""
+def check_networks(trains=True):
+    """Checks the flags before anything is built.
+
+    Args:
+        trains: whether the app trains a teacher of which the flag gives a name only.
+
+    Raises:
+        ValueError: where teacher and peer do not go with the method, or cannot be had.
+    """
     for flag, methods in LEARNING_FROM.items():
         needed = [name for name in FLAGS.method.split("+") if name in methods]
         if bool(needed) != bool(FLAGS[flag].value):
@@ -31,10 +38,12 @@ def check_networks():
     models = sd_keras.models.MODELS
     if FLAGS.peer and FLAGS.peer not in models:
         raise ValueError(f"`peer` must be one of {sorted(models)}. Received: peer={FLAGS.peer!r}")
-    if FLAGS.teacher and FLAGS.teacher not in models and not file_of_teacher().is_file():
+    named = trains and FLAGS.teacher in models
+    if FLAGS.teacher and not named and not file_of_teacher().is_file():
+        names = f", or one of {sorted(models)}" if trains else ""
         raise ValueError(
-            "`teacher` must be a .keras file, the workdir of a finished run, or one of "
-            f"{sorted(models)}. Received: teacher={FLAGS.teacher!r}"
+            f"`teacher` must be a .keras file or the workdir of a finished run{names}. "
+            f"Received: teacher={FLAGS.teacher!r}"
         )
 
 
@@ -49,14 +58,15 @@ def file_of_teacher():
     return path / "network.keras" if path.is_dir() else path
 
 
-def load_teacher(file, input_shape, num_classes):
+def load_teacher(input_shape, num_classes, file=None):
     """Loads a teacher, once it is known to take these images and to know these classes.
 
     Args:
-        file: path of a `.keras` file.
         input_shape: of an image.
         num_classes: of the student.
+        file: path of a `.keras` file; None for that of the flag.
     """
+    file = file or file_of_teacher()
     teacher = checkpoints.load_network(file)
     classes = teacher.output[sd_keras.exit_names(teacher)[-1]].shape[-1]
     if teacher.input_shape[1:] != tuple(input_shape) or classes != num_classes:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pathlib
 import sys
 
 from absl import flags
@@ -137,3 +138,10 @@ def settings_of_run(free):
         if isinstance(flag.value, float) and not math.isfinite(flag.value):
             raise ValueError(f"`{flag.name}` must be finite. Received: {flag.name}={flag.value}")
     return {flag.name: flag.value for flag in own if flag.name not in free}
+
+
+def of_any_place(settings):
+    """Returns settings in which an image folder keeps its own name only: it may be moved."""
+    form, _, path = settings["dataset"].partition(":")
+    name = f"folder:{pathlib.Path(path).name}" if form == "folder" else settings["dataset"]
+    return settings | {"dataset": name}

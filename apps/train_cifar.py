@@ -92,14 +92,14 @@ def teacher_of_run(splits, workdir):
     """Returns the teacher that the flags ask for, trained before if need be; or None."""
     if not FLAGS.teacher:
         return None
-    file = run_networks.file_of_teacher()
+    file = None
     if name := run_networks.teacher_to_train():
         # Built once without its teacher, so that a wrong flag is found before that is trained.
         build_network(splits, FLAGS.model, exits_of(method_of(FLAGS.method, splits)))
         print("teacher:")
         train_and_measure(splits, "baseline", workdir / "teacher", name)
         file = workdir / "teacher/network.keras"
-    return run_networks.load_teacher(file, splits.input_shape, splits.num_classes)
+    return run_networks.load_teacher(splits.input_shape, splits.num_classes, file)
 
 
 def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
