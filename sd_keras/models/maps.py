@@ -3,7 +3,7 @@
 import keras
 
 from sd_keras import graph
-from sd_keras.models.body import Body, body_of, stage_names
+from sd_keras.models.body import body_of, stage_names
 from sd_keras.models.places import taps
 from sd_keras.models.tensors import grid, is_channels_first, is_map, makers
 
@@ -74,8 +74,10 @@ def _where_exits_would_stand(network, nodes):
     maps = [t for node in nodes for t in node.output_tensors if is_map(t)]
     if not maps:
         return []
-    trunk = keras.Model(graph.as_functional(network).inputs[0], maps[-1])
-    body = body_of(trunk, None)
-    # Where nested models had to be laid open, the tensors are no longer the network's.
-    is_same = isinstance(body, Body) and body.output is maps[-1]
-    return [*taps(body, None), maps[-1]] if is_same else [maps[-1]]
+    body = body_of(keras.Model(graph.as_functional(network).inputs[0], maps[-1]), None)
+    if body.output is not maps[-1]:
+        return maps[-1:]  # nested models were laid open: other tensors than the network's
+    try:
+        return [*taps(body, None), maps[-1]]
+    except ValueError:  # one resolution, or layers whose cost nobody knows
+        return maps[-1:]
