@@ -84,4 +84,10 @@ def shown(petaflops):
     """Returns the cells of a table: PFLOP and minutes, or dashes."""
     if petaflops is None:
         return [None, None]
-    return [f"{petaflops:.3g}", f"{minutes(petaflops):.2g}"]
+    return [_digits(petaflops, 3), _digits(minutes(petaflops), 2)]
+
+
+def _digits(value, count):
+    """Returns a number with so many digits that count, never as a power of ten."""
+    rounded = float(f"{value:.{count}g}")
+    return f"{rounded:,.0f}" if rounded >= 10 ** (count - 1) else f"{rounded:g}"

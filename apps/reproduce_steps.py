@@ -37,12 +37,12 @@ def planned(runs, scale, output):
         folder = output / reproduce_runs.folder_of(run, scale, seed)
         cost = reproduce_costs.petaflop(run, scale)
         total += cost or 0
-        counted = "cost not counted" if cost is None else f"{cost:.3g} PFLOP"
+        counted = "cost not counted" if cost is None else f"{reproduce_costs.shown(cost)[0]} PFLOP"
         lines.append(f"# {reproduce_runs.state_of(folder)}; {counted}")
         lines.append(reproduce_runs.as_text(reproduce_runs.command_of(run, scale, seed, output)))
-    minutes = reproduce_costs.minutes(total)
+    cost, minutes = reproduce_costs.shown(total)
     lines.append(
-        f"# {len(runs)} runs, {total:.3g} PFLOP: {minutes:.2g} minutes of an H200 if it achieves "
+        f"# {len(runs)} runs, {cost} PFLOP: {minutes} minutes of an H200 if it achieves "
         "300 TFLOP/s, which is an estimate, not a measurement"
     )
     return "\n".join(lines)
