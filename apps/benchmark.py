@@ -16,14 +16,15 @@ One part or several, as words or by --what:
     losses      the objectives and their gradient, as a share of the step they belong to
     build       building a network with its exits, and cutting it, against the plain one
     input       images per second of the ImageNet input pipeline against decoding alone
+    companions  a step beside a teacher or a peer, against its parts
     train       images per second at ImageNet's size, and their share of the processor's peak;
                 with --workers two worker processes against one process
     backup      what a backup every 50 steps costs, and how soon a run goes on from one
     inference   exported networks: how much faster each exit answers than the plain network in
                 a SavedModel, LiteRT and ONNX Runtime, and early exit at several mixes
     import      the seconds that `import sd_keras` adds to `import keras`
-    all         all but train, backup and inference, which take minutes; the torch part is left
-                out where PyTorch is not installed
+    all         all but companions, train, backup and inference, which take minutes; the torch part
+                is left out where PyTorch is not installed
 
 What is compared runs in one process in turn, A B A B …, after two rounds of warm-up. A figure
 is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
@@ -56,12 +57,13 @@ PARTS = (
     "losses",
     "build",
     "input",
+    "companions",
     "train",
     "backup",
     "inference",
     "import",
 )
-LONG_PARTS = ("train", "backup", "inference")
+LONG_PARTS = ("companions", "train", "backup", "inference")
 PRECISIONS = ("float32", "mixed_bfloat16")
 IMPORT_RUNS = 5
 # Both imports in one fresh interpreter: the difference between two whole start-ups would
@@ -114,7 +116,7 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part in ("torch", "build", "input", "train", "backup", "inference"):
+    if part in ("torch", "build", "input", *LONG_PARTS):
         module = importlib.import_module(f"benchmark_{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)

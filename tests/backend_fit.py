@@ -12,9 +12,10 @@ import sys
 
 import keras
 import numpy as np
-from conftest import tiny_model
+from conftest import tiny_model, tiny_network
 
 from sd_keras import methods
+from sd_keras.adversary import FastGradientSign
 from sd_keras.distortions import CropFlip
 from sd_keras.schedules import WarmUp
 
@@ -41,6 +42,7 @@ def main(weights, output):
     logits = model.predict(views[0], verbose=0)
     results = {"history": history, "logits": {k: v.tolist() for k, v in logits.items()}}
     results["drawn"] = drawn_views_go_on(views[0], labels, output.with_suffix(".keras"))
+    results["beside"] = beside(views[0], labels)
     results["tensorflow"] = "tensorflow" in sys.modules
     results["bad_labels"] = bad_labels(model, views, labels)
     output.write_text(json.dumps(results))
@@ -58,6 +60,32 @@ def drawn_views_go_on(images, labels, path):
     loaded = keras.models.load_model(path)
     losses = [m.fit(images, labels, **options).history["loss"] for m in (model, loaded)]
     return {"losses": losses, "states": before, "steps": int(loaded.step.value)}
+
+
+def beside(images, labels):
+    """Trains beside other networks; returns the losses by method."""
+    keras.utils.set_random_seed(0)
+    other = {"teacher": tiny_network(at=[], widths=WIDTHS)}
+    cases = {
+        "fitnet": (methods.fitnet(1.0, alpha=0.5) + methods.attention_transfer(10.0), other),
+        "peer": (methods.deep_mutual_learning(), {"peer": tiny_network(at=[], widths=WIDTHS)}),
+        "past": (methods.progressive(steps=6), {"adversary": FastGradientSign(1.0)}),
+        "balanced": (methods.balanced(methods.label_smoothing()), {}),
+    }
+    losses = {}
+    for name, (method, more) in cases.items():
+        model = tiny_model(method, at=[], widths=WIDTHS, **more)
+        # The same on all backends: each has random numbers of its own.
+        generator = np.random.default_rng(1)
+        for variable in model.weights:
+            scale = 1 / np.sqrt(max(1, np.prod(variable.shape[:-1])))
+            if variable.path.rpartition("/")[2] in ("gamma", "moving_variance"):
+                variable.assign(np.ones(variable.shape))
+            elif len(variable.shape) > 1:
+                variable.assign(scale * generator.normal(size=variable.shape))
+        history = model.fit(images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0)
+        losses[name] = history.history
+    return losses
 
 
 def bad_labels(model, views, labels):

@@ -50,6 +50,10 @@ def test_same_losses_from_the_same_weights(backend, tensorflow_run):
         np.testing.assert_allclose(got["history"][name], values, rtol=1e-4, atol=1e-4, err_msg=name)
     for name, logits in expected["logits"].items():
         np.testing.assert_allclose(got["logits"][name], logits, atol=1e-3)
+    for case, history in expected["beside"].items():
+        for name, values in history.items():
+            found = got["beside"][case][name]
+            np.testing.assert_allclose(found, values, rtol=1e-3, atol=1e-3, err_msg=case + name)
     check_own(got)
 
 

@@ -1,6 +1,7 @@
 """What runs beside the network in training: teacher, peer, past, and learned regressors."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from sd_keras import graph
@@ -78,8 +79,15 @@ def copy_of(network):
     """Returns a frozen copy of a network, with weights of its own."""
     past = keras.models.clone_model(network)
     past.trainable = False
-    past.set_weights(network.get_weights())
+    _assign(past, network)
     return past
+
+
+def _assign(past, network):
+    # Through copies: on JAX an assigned array would be the network's own, and a step gives all
+    # its arrays away, each of which may then be there only once.
+    for old, new in zip(past.weights, network.weights):
+        old.assign(np.array(ops.convert_to_numpy(new)))
 
 
 class Renewal(keras.callbacks.Callback):
@@ -91,8 +99,7 @@ class Renewal(keras.callbacks.Callback):
         self.past = past
 
     def on_epoch_end(self, epoch, logs=None):
-        for old, new in zip(self.past.weights, self.network.weights):
-            old.assign(new)
+        _assign(self.past, self.network)
 
 
 def _pairs(network, teacher):
