@@ -139,7 +139,7 @@ def _analysed(network, words, figures=()):
     plain, own = cifar(network), cifar(network, BYOT)
     cells = [Cell("with self distillation", own), Cell("without", plain)]
     cells += [
-        Cell(f"SSE/SSB {label}", own, place, paper, "None")
+        Cell(f"SSE/SSB {label}", own, place, paper, "separability")
         for label, place, paper in zip(QUARTERS, EXITS, figures)
     ]
     beside = "without" if words in ("noise", "gradients") else None

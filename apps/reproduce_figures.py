@@ -1,5 +1,6 @@
 """From the runs of a row to its figures: measured means beside the paper's, and comparisons."""
 
+import csv
 import dataclasses
 import math
 
@@ -36,13 +37,14 @@ def measured_row(row, scale, seeds, output):
             rows.append(Measured(cell, {"counted": reproduce_costs.acceleration(run, cell.exit)}))
             continue
         for seed in seeds:
-            results = reproduce_runs.results_of(output / reproduce_runs.folder_of(run, scale, seed))
+            folder = output / reproduce_runs.folder_of(run, scale, seed)
+            results = reproduce_runs.results_of(folder)
             if results is None:
                 continue
             if cell.exit in range(1, 9) and cell.exit >= _exits(results):
                 is_there = False  # a smaller network's deepest exit has a cell of its own
                 continue
-            value = figure_of(cell, results, scale, output)
+            value = figure_of(cell, results, scale, output, folder)
             if value is not None:
                 values[seed] = value
         if is_there:
@@ -54,20 +56,30 @@ def _exits(results):
     return sum(name.startswith("exit_") for name in results["costs"])
 
 
-def figure_of(cell, results, scale, output):
+def figure_of(cell, results, scale, output, folder):
     """Returns the figure of a cell from what its run wrote, or None."""
     if cell.measure in ("hours", "all_hours"):
         return _hours(cell, results, scale, output)
     name = f"exit_{_exits(results)}" if cell.exit == "deepest" else cell.exit
     name = f"exit_{name}" if isinstance(name, int) else name
-    if cell.measure == "None":
-        return None
+    if cell.measure == "separability":
+        return _separability(folder, name)
     # apps/train_imagenet.py measures on one split only.
     measured = results["measured"].get("test", results["measured"])[name]
     if cell.measure == "top_5_error":
         return 100 * (1 - measured["top_5"])
     share = measured["accuracy"]
     return 100 * (1 - share if cell.measure == "error" else share)
+
+
+def _separability(folder, name):
+    """Returns SSE/SSB of an exit, the last column of what apps/analyze.py wrote."""
+    path = reproduce_runs.analysis_folder("separability", folder) / "separability.csv"
+    if not path.is_file():
+        return None
+    with path.open() as file:
+        found = {row[1]: row[-1] for row in csv.reader(file)}
+    return float(found[name]) if name in found else None
 
 
 def _hours(cell, results, scale, output):

@@ -128,7 +128,8 @@ def folder_of(run, scale, seed):
     method = run.method + "".join(f"-{name}{value}" for name, value in run.options)
     method += f"-from-{run.teacher.model}" if run.teacher else ""
     method += f"-with-{run.peer}" if run.peer else ""
-    parts = (dataset, run.model, recipe, method, f"seed{seed}")
+    # The last part names the run in cards and plots, too.
+    parts = (dataset, run.model, recipe, f"{method}-seed{seed}")
     return pathlib.Path(*(re.sub(r"[^\w.+=-]+", "_", part) for part in parts))
 
 
@@ -190,6 +191,11 @@ def results_of(folder):
     if not path.is_file() or not (folder / "network.keras").is_file():
         return None
     return json.loads(path.read_text())
+
+
+def analysis_folder(words, folder):
+    """Returns where an analysis of a run is written."""
+    return folder / f"analysis_{words}"
 
 
 def state_of(folder):

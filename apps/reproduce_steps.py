@@ -15,6 +15,7 @@ SCALED = (
     "SCALED DOWN ({}): these are other runs than the paper's, whose figures are only shown to "
     "tell the rows apart."
 )
+TEST_IMAGES = 10_000  # of both CIFAR sets: all of them
 COUNTED = "Counted, not trained."
 
 
@@ -80,7 +81,7 @@ def analysed(row, scale, seeds, output):
                 for name in (label, beside)
                 if name
             ]
-            target = analysis_folder(words, folders[0])
+            target = reproduce_runs.analysis_folder(words, folders[0])
             if any(reproduce_runs.results_of(folder) is None for folder in folders):
                 failed.append(f"{target}: its runs are not finished")
                 continue
@@ -88,6 +89,7 @@ def analysed(row, scale, seeds, output):
             command.append(f"--network={folders[0]}")
             command += [f"--beside={folder}" for folder in folders[1:]]
             command += [f"--data_dir={scale.data_dir}"] if scale.data_dir else []
+            command += [f"--images={TEST_IMAGES}"] if words == "separability" else []
             code = 0
             if not target.exists():
                 code = _call(str(target), [*command, f"--output={target}"])
@@ -96,11 +98,6 @@ def analysed(row, scale, seeds, output):
             else:
                 print(f"{words}: written to {target}", flush=True)
     return failed
-
-
-def analysis_folder(words, folder):
-    """Returns where an analysis of a run is written."""
-    return folder / f"analysis_{words}"
 
 
 def _call(where, command):

@@ -13,8 +13,8 @@ class Cell:
         exit: number of an exit, "deepest" or "ensemble".
         paper: the paper's figure, or None.
         measure: "accuracy", "error" or "top_5_error" in percent of the test images; "hours"
-            of training, "all_hours" with the teacher's; "acceleration", counted; "None" for
-            what apps/analyze.py measures.
+            of training, "all_hours" with the teacher's; "acceleration", counted; "separability",
+            SSE/SSB by apps/analyze.py.
         against: labels of the cells of this row that it is compared with.
     """
 

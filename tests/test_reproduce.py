@@ -105,7 +105,7 @@ def test_names_and_commands_say_what_a_run_is(tmp_path):
     teacher = Run("cifar100", "resnet152")
     run = Run("cifar100", "resnet18", "knowledge_distillation", teacher=teacher)
     folder = reproduce_runs.folder_of(run, Scale(), 2)
-    assert str(folder) == "cifar100/resnet18/byot/knowledge_distillation-from-resnet152/seed2"
+    assert str(folder) == "cifar100/resnet18/byot/knowledge_distillation-from-resnet152-seed2"
     scale = Scale(epochs=5, fraction=0.1, precision="mixed_bfloat16")
     folder = reproduce_runs.folder_of(run, scale, 0)
     assert folder.parts[0] == "cifar100-fraction0.1"
@@ -226,11 +226,22 @@ def test_a_row_is_measured_and_compared(made_up_table):
     assert compared[1][6] == "significant at 5 %: yes; after Holm's correction: yes"
 
 
-def test_errors_are_shown_as_errors(made_up_table):
+def test_other_measures_than_accuracy(made_up_table):
     row, output = made_up_table
-    results = reproduce_runs.results_of(output / "cifar100/resnet18/byot/baseline/seed0")
-    cell = reproduce_tables.Cell("a", row.cells[0].run, measure="error")
-    assert reproduce_figures.figure_of(cell, results, Scale(), output) == pytest.approx(23.0)
+    folder = output / "cifar100/resnet18/byot/baseline-seed0"
+    results = reproduce_runs.results_of(folder)
+
+    def figure(**settings):
+        cell = reproduce_tables.Cell("a", row.cells[0].run, **settings)
+        return reproduce_figures.figure_of(cell, results, Scale(), output, folder)
+
+    assert figure(measure="error") == pytest.approx(23.0)
+    assert figure(measure="hours") == pytest.approx(0.025)
+    assert figure(measure="separability") is None
+    (folder / "analysis_separability").mkdir()
+    table = "network,exit,SSE,SSB,SSE / SSB\nn,exit_1,2,1,2.5\n"
+    (folder / "analysis_separability/separability.csv").write_text(table)
+    assert figure(measure="separability") == 2.5
 
 
 def test_a_scaled_down_table_has_no_differences(made_up_table):
@@ -246,7 +257,7 @@ def test_runs_are_collected_into_a_page(made_up_table):
     made_up(output / "digits/run", [0.5, 0.5], 4, resumed_after_epoch=3)
     assert reproduce_page.collect(output) == 7
     text, page = ((output / name).read_text() for name in ("index.md", "index.html"))
-    line = next(line for line in text.splitlines() if "be_your_own_teacher/seed2" in line)
+    line = next(line for line in text.splitlines() if "be_your_own_teacher-seed2" in line)
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[1:] == ["2", "no", "60.00", "70.00", "75.00", "80.20", "80.00", "1.5"]
     assert "| G, P, 2 cores | keras 3 | 7 |" in text
@@ -329,7 +340,7 @@ def test_a_row_is_carried_out(carried_out):
     labels = [line.split()[0] for line in lines[start : start + 5]]
     assert labels == ["baseline", "1/4", "2/4", "4/4", "ensemble"]
     assert "one pair of runs: nothing can be said" in done.stdout
-    runs = list((output / "digits-fraction0.1/resnet8/byot-epochs1").glob("*/seed0/results.json"))
+    runs = list((output / "digits-fraction0.1/resnet8/byot-epochs1").glob("*-seed0/results.json"))
     assert len(runs) == 2
     results = json.loads(runs[0].read_text())
     assert results["flags"]["validation"] == 0 and list(results["measured"]) == ["test"]
