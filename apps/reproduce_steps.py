@@ -141,20 +141,18 @@ def listed(tables, with_costs, scale):
         with_costs: whether to count what each row costs with one seed.
         scale: a `reproduce_runs.Scale`.
     """
-    lines = []
+    lines, rows = [], []
     for name, table in tables.items():
-        lines.append(f"{name}: {table.title}")
-        if with_costs:
-            rows = [_cost_of(row, scale) for row in table.rows]
-            header = ["row", "runs", "PFLOP", "minutes"]
-            lines += [f"    {line}" for line in report.table(header, rows).splitlines()]
-        else:
-            lines += [f"    {row.name}" for row in table.rows]
-    return "\n".join(lines)
+        lines += [f"{name}: {table.title}", *(f"    {row.name}" for row in table.rows)]
+        rows += [(f"{name}  {row.name}", row) for row in table.rows if with_costs]
+    if not with_costs:
+        return "\n".join(lines)
+    header = ["table and row", "runs", "PFLOP", "minutes"]
+    return report.table(header, [[label, *_cost_of(row, scale)] for label, row in rows])
 
 
 def _cost_of(row, scale):
     runs = runs_of([row], scale, [0])
     costs = [reproduce_costs.petaflop(run, scale) for run, _ in runs]
     total = None if None in costs else sum(costs)
-    return [row.name, len(runs), *reproduce_costs.shown(total)]
+    return [len(runs), *reproduce_costs.shown(total)]

@@ -92,7 +92,8 @@ def known(flag, value, steps):
     """Returns the steps, where the app knows them."""
     if steps is None:
         raise ValueError(
-            f"`{flag}` must be one that needs no number of steps here. Received: {flag}={value!r}"
+            f"`{flag}` must be left to apps/train_cifar.py, which knows its steps beforehand. "
+            f"Received: {flag}={value!r}"
         )
     return steps
 
