@@ -15,6 +15,7 @@ nothing is chosen on these. docs/reproduction.md says what each row costs.
 import os
 import pathlib
 import re
+import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -60,6 +61,8 @@ flags.DEFINE_bool("collect", False, "write index.md and index.html of all runs o
 
 def main(argv):
     """Does what the flags ask for."""
+    # A run must not outlive what began it; `subprocess` ends it where an exception passes.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if len(argv) > 1:
             raise ValueError(f"flags are written --name=value. Received: {argv[1:]}")

@@ -83,15 +83,13 @@ def _separability(folder, name):
 
 
 def _hours(cell, results, scale, output):
-    """Returns hours of training; None where a run was resumed, whose clock began anew."""
+    """Returns hours of all epochs; None where those of one are not known."""
     parts = [results]
     if cell.measure == "all_hours":
         teacher = scale.apply(cell.run).teacher
         folder = output / reproduce_runs.folder_of(teacher, scale, 0)
-        parts.append(reproduce_runs.results_of(folder))
-    if any(part is None or part.get("resumed_after_epoch") for part in parts):
-        return None
-    seconds = [part.get("seconds") for part in parts]
+        parts.append(reproduce_runs.results_of(folder) or {})
+    seconds = [part.get("training_seconds") for part in parts]
     return None if None in seconds else sum(seconds) / 3600
 
 

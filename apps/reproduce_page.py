@@ -10,8 +10,7 @@ from sd_keras.results_card.page import STYLE
 
 NOTE = (
     "Accuracy in percent of the test images after the last epoch; nothing was chosen on them. "
-    "Minutes are of training and of the images' loading; '+' where a run was resumed and only "
-    "its last part is counted."
+    "Minutes are of all epochs, without loading, measuring and saving."
 )
 
 
@@ -89,10 +88,8 @@ def _is_scaled_down(own):
 
 
 def _minutes(results):
-    if "seconds" not in results:
-        return None
-    resumed = "+" if results.get("resumed_after_epoch") else ""
-    return f"{results['seconds'] / 60:.1f}{resumed}"
+    seconds = results.get("training_seconds")
+    return None if seconds is None else f"{seconds / 60:.1f}"
 
 
 def machines_section(runs):

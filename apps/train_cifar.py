@@ -27,7 +27,7 @@ import run_networks
 import run_recipe
 import run_settings
 from absl import app, flags, logging
-from run_machine import hardware
+from run_machine import EpochSeconds, hardware, training_seconds
 from run_settings import build_method, settings_of_run
 
 import sd_keras
@@ -136,9 +136,10 @@ def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
             validation_data=splits.validation,
             validation_batch_size=256,
             verbose=0,
-            callbacks=callbacks(workdir, len(images), resumed=epoch > 0),
+            callbacks=callbacks(workdir, len(images), epoch),
         )
     about = {"seconds": round(time.perf_counter() - start, 1), "resumed_after_epoch": epoch}
+    about["training_seconds"] = training_seconds(workdir / "seconds.json", FLAGS.epochs)
     about["flags"] = settings(model_name, method_name)
     return finish(model.network, splits, workdir, about)
 
@@ -205,12 +206,13 @@ def build_model(splits, method_name, name, teacher=None):
     return model
 
 
-def callbacks(workdir, images, resumed):
+def callbacks(workdir, images, epoch):
     """Returns progress, checkpoints and logs."""
     return [
         report.Progress(FLAGS.epochs, images),
-        keras.callbacks.CSVLogger(workdir / "log.csv", append=resumed),
+        keras.callbacks.CSVLogger(workdir / "log.csv", append=epoch > 0),
         keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
+        EpochSeconds(workdir / "seconds.json", epoch),
         checkpoints.Checkpoint(workdir / "checkpoints"),
     ]
 

@@ -48,8 +48,9 @@ def test_the_run_ends_with_a_table_and_files(finished):
     assert rows == ["exit_1", "exit_2", "exit_3 (deepest)", "ensemble", "plain baseline"]
     assert "epoch 2/2" in done.stdout
     results = json.loads((workdir / "results.json").read_text())
-    about = {"seconds", "resumed_after_epoch", "flags", "versions", "hardware", "command"}
-    assert set(results) == {"costs", "measured", *about}
+    about = {"seconds", "training_seconds", "resumed_after_epoch", "hardware", "command"}
+    assert set(results) == {"costs", "measured", "flags", "versions", *about}
+    assert 0 < results["training_seconds"] < results["seconds"]
     assert results["resumed_after_epoch"] == 0 and results["hardware"]["cores"] >= 1
     assert f"--workdir={workdir}" in results["command"]
     assert results["flags"]["seed"] == 0
@@ -147,6 +148,10 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
     networks = [keras.models.load_model(d / "network.keras") for d in (whole, killed)]
     for a, b in zip(*(network.weights for network in networks)):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+    times = [json.loads((d / "seconds.json").read_text()) for d in (whole, killed)]
+    assert [len(each) for each in times] == [8, 8]
+    results = json.loads((killed / "results.json").read_text())
+    assert results["training_seconds"] == pytest.approx(sum(times[1]), abs=0.1)
     logs = [(d / "log.csv").read_text().splitlines() for d in (whole, killed)]
     assert logs[0][-1] == logs[1][-1]
 
