@@ -94,17 +94,20 @@ def _hours(cell, results, scale, output):
 
 
 def figures_table(rows, scale):
-    """Returns header and rows of texts: paper, measured, difference."""
+    """Returns header and rows of texts: paper, where it has figures, measured, difference."""
     down = scale.is_down
-    header = ["", "paper, full recipe" if down else "paper"]
-    header += ["measured, SCALED DOWN" if down else "measured"]
-    header += [] if down else ["difference"]
+    papers = any(measured.cell.paper is not None for measured in rows)
+    header = ["", "measured, SCALED DOWN" if down else "measured"]
+    if papers:
+        header[1:1] = ["paper, full recipe" if down else "paper"]
+        header += [] if down else ["difference"]
     lines = []
     for measured in rows:
         cell, values = measured.cell, list(measured.values.values())
-        counted = cell.measure == "acceleration"
-        line = [cell.label, cell.paper and f"{cell.paper:.2f}", _spread(values, counted)]
-        if not down:
+        line = [cell.label, _spread(values, cell.measure == "acceleration")]
+        if papers:
+            line[1:1] = [None if cell.paper is None else f"{cell.paper:.2f}"]
+        if papers and not down:
             both = values and cell.paper is not None
             mean = statistics.mean_and_deviation(values)[0] if values else None
             line.append(f"{mean - cell.paper:+.2f}" if both else None)

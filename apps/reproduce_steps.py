@@ -11,10 +11,7 @@ import reproduce_runs
 
 from sd_keras import report
 
-SCALED = (
-    "SCALED DOWN ({}): these are other runs than the paper's, whose figures are only shown to "
-    "tell the rows apart."
-)
+SCALED = "SCALED DOWN ({}): these are other runs than a paper's, and not to be compared with its figures."
 TEST_IMAGES = 10_000  # of both CIFAR sets: all of them
 COUNTED = "Counted, not trained."
 
@@ -116,7 +113,8 @@ def shown(table_name, table, row, scale, seeds, output):
     notes += [SCALED.format(scale.told())] if scale.is_down else []
     notes += [f"Trained in {scale.precision}."] if scale.precision != "float32" else []
     note = " ".join(filter(None, notes))
-    title = f"{table_name}, {row.name}: {table.title}"
+    network = f"{scale.model} for {row.name}" if scale.model else row.name
+    title = f"{table_name}, {network}: {table.title}"
     title += ", SCALED DOWN" if scale.is_down else ""
     sections = [reproduce_page.section(title, *reproduce_figures.figures_table(measured, scale))]
     header, lines = reproduce_figures.comparisons_table(measured)

@@ -250,6 +250,10 @@ def test_a_scaled_down_table_has_no_differences(made_up_table):
     header, lines = reproduce_figures.figures_table(rows, Scale(fraction=0.5))
     assert header == ["", "paper, full recipe", "measured, SCALED DOWN"]
     assert {len(line) for line in lines} == {3}
+    _, (own,) = reproduce_tables.choose("rivals")
+    rows = reproduce_figures.measured_row(own, Scale(), range(3), output)
+    header, lines = reproduce_figures.figures_table(rows, Scale())
+    assert header == ["", "measured"] and lines[0] == ["plain", "77.10 ± 0.10 (n=3)"]
 
 
 def test_runs_are_collected_into_a_page(made_up_table):
@@ -352,4 +356,4 @@ def test_the_same_command_finds_it_finished(carried_out):
     assert planned.count("# finished; ") == 2 and "which is an estimate" in planned
     assert again.count("finished before") == 2 and "epoch 1/1" not in again
     assert "2 runs" in collected and (output / "index.html").is_file()
-    assert "## byot/1, ResNet18" in (output / "index.md").read_text()
+    assert "## byot/1, resnet8 for ResNet18" in (output / "index.md").read_text()
