@@ -11,7 +11,7 @@ import reproduce_runs
 
 from sd_keras import report
 
-SCALED = "SCALED DOWN ({}): these are other runs than a paper's, and not to be compared with its figures."
+SCALED = "SCALED DOWN ({}): other runs than a paper's, not to be compared with its figures."
 TEST_IMAGES = 10_000  # of both CIFAR sets: all of them
 COUNTED = "Counted, not trained."
 
