@@ -5,7 +5,7 @@
 STRATEGY is a name of `sd_keras.distribute`; with DEVICES 2 the CPU counts as two. The workers
 of "multi_worker" are told by TF_CONFIG. CASE is "same" or "stream:FOLDER", where ready-made views
 and synchronised normalisation make all strategies come to the same, "backed_up:FOLDER", or
-"refused", "options" or "drawn".
+"beside", "refused", "options" or "drawn".
 """
 
 import contextlib
@@ -78,6 +78,24 @@ def same():
     variables = [*model.variables, *model.optimizer.variables]
     found["variable"] = {f"{i} {v.path}": v.numpy() for i, v in enumerate(variables)}
     return {f"{k} {name}".replace("/", "|"): v for k, d in found.items() for name, v in d.items()}
+
+
+def beside():
+    """What two epochs beside a teacher and a peer, and behind the own past, come to."""
+    views, labels = images_and_labels()
+    pair = methods.fitnet(1.0, alpha=0.5) + methods.deep_mutual_learning()
+    past = methods.progressive(steps=6) + methods.two_branch()
+    found = {}
+    for name, method, kinds in (("pair", pair, ("teacher", "peer")), ("past", past, ())):
+        keras.utils.set_random_seed(0)
+        network, *others = (distribute.synchronize(tiny_network(4, [])) for _ in (0, *kinds))
+        model = sd_keras.SelfDistillModel(network, method, **dict(zip(kinds, others)))
+        model.compile(sd_keras.optimizers.SGD(0.05), metrics=["accuracy"], jit_compile=False)
+        x = views if method.num_views > 1 else views[0]
+        history = model.fit(batches(x, labels), epochs=2, shuffle=False, verbose=0).history
+        found |= {f"{name} {key}": values for key, values in history.items()}
+        found |= {f"{name} {i}": v.numpy() for i, v in enumerate(model.weights)}
+    return found
 
 
 def streamed(folder):
@@ -260,6 +278,7 @@ if __name__ == "__main__":
     tf.config.set_logical_device_configuration(cpu, [single] * int(devices))
     case, _, folder = case.partition(":")
     cases = {"same": same, "refused": refused, "options": options, "drawn": drawn}
+    cases["beside"] = beside
     cases |= {"stream": streamed, "backed_up": backed_up}
     strategy = distribute.strategy(name)
     # Within the scope of no strategy another could not be entered.

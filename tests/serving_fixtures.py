@@ -173,11 +173,11 @@ def served(model_base, request):
             client.channel.close()
         finally:
             server.terminate()
-            code = server.wait(timeout=30)
+            code = server.wait(timeout=120)
         assert code == 0, pathlib.Path(log.name).read_text()[-2000:]
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=180):
     """Waits until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():

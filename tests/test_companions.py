@@ -370,3 +370,17 @@ def test_a_network_cannot_teach_itself():
 def test_epsilon_out_of_range_is_named(epsilon):
     with pytest.raises(ValueError, match=f"`epsilon`.*Received: epsilon={epsilon}"):
         adversary.FastGradientSign(epsilon)
+
+
+@pytest.mark.parametrize("option", ["run_eagerly", "jit_compile", "steps_per_execution"])
+def test_compile_options_give_the_same_losses(option, images, labels):
+    method = methods.balanced(methods.knowledge_distillation(0.5) + methods.label_smoothing(0.5))
+    losses = []
+    for options in ({}, {option: 2 if option == "steps_per_execution" else True}):
+        keras.utils.set_random_seed(1)
+        extra = {"teacher": teacher_of(), "adversary": adversary.FastGradientSign(2.0)}
+        options = {"optimizer": optimizers.SGD(0.05), "jit_compile": False} | options
+        model = tiny_model(method, at=[], compile_with=options, **extra)
+        losses.append(model.fit(images, labels, batch_size=8, shuffle=False, verbose=0).history)
+    for name in ("loss", "teacher_kl"):
+        np.testing.assert_allclose(losses[0][name], losses[1][name], rtol=2e-3, err_msg=name)

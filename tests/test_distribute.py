@@ -75,6 +75,12 @@ def test_two_devices_equal_one(single, tmp_path):
     check_same(tmp_path / "found.npz", single)
 
 
+def test_networks_beside_the_network_are_trained_alike(tmp_path):
+    for strategy, devices in (("none", 1), ("mirrored", 2)):
+        finish([start(strategy, devices, tmp_path / f"{devices}.npz", "beside")])
+    check_same(tmp_path / "2.npz", dict(np.load(tmp_path / "1.npz")))
+
+
 @pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_workers_equal_one_process(single, tmp_path, count):
     """With three, the batches of 16 are divided unevenly."""
