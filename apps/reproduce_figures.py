@@ -78,7 +78,9 @@ def _separability(folder, name):
     if not path.is_file():
         return None
     with path.open() as file:
-        found = {row[1]: row[-1] for row in csv.reader(file)}
+        rows = list(csv.reader(file))[1:]
+    # The first network is the run's own; another may stand beside it.
+    found = {row[1]: row[-1] for row in rows if row[0] == rows[0][0]}
     return float(found[name]) if name in found else None
 
 

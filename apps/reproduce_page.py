@@ -35,7 +35,8 @@ def collect(output):
     saved = sorted(output.glob("tables/*.json"))
     parts = [("Tables", _read(path)["sections"]) for path in saved]
     sections = [section for _, several in parts for section in several]
-    sections += [runs_section(runs), machines_section(runs), commands_section(runs)]
+    sections += [runs_section(runs), machines_section(runs), *analyses_sections(output)]
+    sections.append(commands_section(runs))
     texts = {"index.md": as_markdown(sections), "index.html": as_html(sections)}
     for name, text in texts.items():
         checkpoints.write_whole(output / name, lambda aside, text=text: aside.write_text(text))
@@ -103,6 +104,13 @@ def machines_section(runs):
         counts[machine, versions] = counts.get((machine, versions), 0) + 1
     rows = [[machine, versions, count] for (machine, versions), count in counts.items()]
     return section("Hardware and versions", ["hardware", "versions", "runs"], rows)
+
+
+def analyses_sections(output):
+    """Returns a list of the part that names the pages of apps/analyze.py; an empty one without any."""
+    pages = sorted(path.relative_to(output) for path in output.rglob("analysis*/index.html"))
+    rows = [[path.parent.parent, path.parent.name, path] for path in pages]
+    return [section("Analyses", ["run", "analysis", "page"], rows)] if rows else []
 
 
 def commands_section(runs):

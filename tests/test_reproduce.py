@@ -239,7 +239,7 @@ def test_other_measures_than_accuracy(made_up_table):
     assert figure(measure="hours") == pytest.approx(0.025)
     assert figure(measure="separability") is None
     (folder / "analysis_separability").mkdir()
-    table = "network,exit,SSE,SSB,SSE / SSB\nn,exit_1,2,1,2.5\n"
+    table = "network,exit,SSE,SSB,SSE / SSB\nn,exit_1,2,1,2.5\nb,exit_1,2,1,9\n"
     (folder / "analysis_separability/separability.csv").write_text(table)
     assert figure(measure="separability") == 2.5
 
@@ -259,6 +259,8 @@ def test_a_scaled_down_table_has_no_differences(made_up_table):
 def test_runs_are_collected_into_a_page(made_up_table):
     _, output = made_up_table
     made_up(output / "digits/run", [0.5, 0.5], 4, training_seconds=None)
+    (output / "digits/run/analysis_noise").mkdir()
+    (output / "digits/run/analysis_noise/index.html").write_text("")
     assert reproduce_page.collect(output) == 7
     text, page = ((output / name).read_text() for name in ("index.md", "index.html"))
     line = next(line for line in text.splitlines() if "be_your_own_teacher-seed2" in line)
@@ -266,6 +268,7 @@ def test_runs_are_collected_into_a_page(made_up_table):
     assert cells[1:] == ["2", "no", "60.00", "70.00", "75.00", "80.20", "80.00", "1.5"]
     assert "| G, P, 2 cores | keras 3 | 7 |" in text
     assert "| digits/run | 4 | no | 50.00 | – | – | – | – | – |" in text
+    assert "| digits/run | analysis_noise | digits/run/analysis_noise/index.html |" in text
     assert "--a=&lt;b|c&gt;" in page and "http" not in page and "<script" not in page
     with pytest.raises(ValueError, match="`output` must be a folder with runs"):
         reproduce_page.collect(output / "nowhere")
