@@ -107,7 +107,7 @@ def machines_section(runs):
 
 
 def analyses_sections(output):
-    """Returns a list of the part that names the pages of apps/analyze.py; an empty one without any."""
+    """Returns the part that names the pages of apps/analyze.py in a list, empty without any."""
     pages = sorted(path.relative_to(output) for path in output.rglob("analysis*/index.html"))
     rows = [[path.parent.parent, path.parent.name, path] for path in pages]
     return [section("Analyses", ["run", "analysis", "page"], rows)] if rows else []
