@@ -28,7 +28,11 @@ flags.DEFINE_float("share", None, "progressive: of the own earlier answers, at t
 flags.DEFINE_float("temperature", None, "temperature of every KL (default: the papers')", 1e-3)
 flags.DEFINE_enum("temperature_scaling", None, ["none", "T", "T2"], "factor of every KL")
 flags.DEFINE_float(
-    "ramp", None, "share of the run over which alpha, hint, KL and MMD weight rise from 0", 0, 1
+    "ramp",
+    None,
+    "share of the run over which alpha and the weights given or known rise from 0",
+    0,
+    1,
 )
 flags.DEFINE_integer("deepest_last", None, "last epochs that train the deepest exit alone", 1)
 flags.DEFINE_integer("alternating", None, "steps of all terms, then of the labels alone, …", 1)
