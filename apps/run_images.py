@@ -31,11 +31,6 @@ def check_images():
                 f"`distortion` must be of crop_flip, {', '.join(CLASSES)}. "
                 f"Received: distortion={name!r}"
             )
-        if name in CLASSES and not hasattr(sd_keras.distortions, CLASSES[name]):
-            raise ValueError(
-                f"`distortion` needs sd_keras.distortions.{CLASSES[name]}, which this version "
-                f"lacks. Received: distortion={name!r}"
-            )
 
 
 def build_distortion(input_shape, dataset):

@@ -106,6 +106,9 @@ def ramped(parameters, given, total):
     """Returns the weights of a method as schedules that rise from 0."""
     steps = max(1, round(FLAGS.ramp * known("ramp", FLAGS.ramp, total)))
     weights = {name: parameters[name].default for name in RAMPED if name in parameters} | given
+    if "mmd_weight" in weights and weights["mmd_weight"] is None:
+        kind = sd_keras.methods.DISCREPANCIES[given.get("discrepancy", "mmd")]
+        weights["mmd_weight"] = kind().weight
     return {
         name: schedules.WarmUp(weights[name], steps)
         for name in RAMPED
