@@ -12,7 +12,8 @@ One part or several, as words or by --what:
     steps       a step of each method against a step of the plain network
     torch       images per second against the same step written in plain PyTorch
     precision   images per second in mixed_bfloat16 against float32
-    distortion  CropFlip against Keras's own layers, and its share of a plain step
+    distortion  CropFlip and the stronger distortions against Keras's own layers and each other,
+                and their share of a plain step
     losses      the objectives and their gradient, as a share of the step they belong to
     build       building a network with its exits, and cutting it, against the plain one
     input       images per second of the ImageNet input pipeline against decoding alone
@@ -118,7 +119,7 @@ def measure(part):
         return import_figures()
     import benchmark_parts
 
-    if part in ("torch", "build", "input", *LONG_PARTS):
+    if part not in ("steps", "precision", "losses"):
         module = importlib.import_module(f"benchmark_{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
     return getattr(benchmark_parts, f"{part}_figures")(FLAGS)

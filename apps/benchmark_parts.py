@@ -108,11 +108,11 @@ def trainer(settings, precision, method="baseline", exits=None, distort=True):
     Args:
         settings: the flags.
         precision: dtype policy.
-        method: name of the method.
+        method: a method or its name.
         exits: "one" or "all"; None takes as many as the method needs.
         distort: whether CropFlip draws the views.
     """
-    method = methods.get(method)
+    method = methods.get(method) if isinstance(method, str) else method
     exits = exits or ("all" if method.min_exits > 1 else "one")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
@@ -173,35 +173,6 @@ def precision_figures(settings):
     return [figure("precision", "mixed_bfloat16 / float32 images/s", ">= 1.6", **row)]
 
 
-def distortion_figures(settings):
-    """CropFlip against Keras's layers, and as a share of the plain step.
-
-    Keras's RandomCrop draws one place for the whole batch where CropFlip draws one for each
-    image, so Keras's layers do the easier work. Both get raw images, as in training.
-    """
-    images = tf.constant(batch(settings, settings.piece_batch_size)[0])
-    crop_flip = CropFlip(padding=4, seed=0)
-    stock = keras.Sequential(
-        [
-            keras.layers.ZeroPadding2D(4),
-            keras.layers.RandomCrop(*IMAGE_SHAPE[:2], seed=0),
-            keras.layers.RandomFlip("horizontal", seed=0),
-        ]
-    )
-    ours = tf.function(lambda x: crop_flip(x), autograph=False)
-    keras_layers = tf.function(lambda x: stock(x, training=True), autograph=False)
-    pieces = {"keras": (lambda: keras_layers(images), 20), "ours": (lambda: ours(images), 20)}
-    seconds = interleave(pieces, settings.repeats)
-    times = [statistics.median(values) * 1e3 for values in seconds.values()]
-    row = compare(*seconds.values()) | {"beside": "{:.2f} / {:.2f} ms".format(*times)}
-    figures = [figure("distortion", "Keras's layers / CropFlip", ">= 2.0", **row)]
-    for precision in settings.precision:
-        model = trainer(settings, precision)
-        row = share(pieces["ours"], model, settings) | {"precision": precision}
-        figures.append(figure("distortion", "CropFlip / step", "<= 0.005", **row))
-    return figures
-
-
 def losses_figures(settings):
     """Everything in compute_loss and its gradient with respect to the network's outputs."""
     figures = []
@@ -210,6 +181,27 @@ def losses_figures(settings):
         piece = (loss_and_gradient(model, settings), 10)
         row = share(piece, model, settings) | {"precision": precision}
         figures.append(figure("losses", "losses and gradient / step", "<= 0.01", **row))
+        figures += discrepancies_figures(settings, precision)
+    return figures
+
+
+def discrepancies_figures(settings, precision):
+    """The loss of data_distortion and its gradient, with each discrepancy between the views."""
+    trainers = {
+        name: trainer(settings, precision, methods.data_distortion(discrepancy=name))
+        for name in methods.DISCREPANCIES
+    }
+    functions = {n: (loss_and_gradient(m, settings), 10) for n, m in trainers.items()}
+    functions["step"] = step_of(trainers["mmd"], settings, settings.piece_batch_size)
+    seconds = interleave(functions, settings.repeats)
+    figures = []
+    for name in trainers:
+        medians = [statistics.median(seconds[key]) for key in (name, "step")]
+        beside = f"{medians[0] * 1e3:.2f} ms of {medians[1]:.3f} s"
+        row = compare(seconds[name], seconds["step"]) | {"precision": precision}
+        row |= {"unit": "%", "beside": beside, "seconds": medians}
+        title = f"data_distortion with {name} / step"
+        figures.append(figure("losses", title, "<= 0.01", **row))
     return figures
 
 

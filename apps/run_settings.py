@@ -1,11 +1,14 @@
 """Flags that the training apps share, and what is saved of all flags."""
 
+import inspect
 import math
+import pathlib
 import sys
 
 from absl import flags
 
 import sd_keras
+from sd_keras import schedules
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -13,34 +16,120 @@ flags.DEFINE_string(
     "be_your_own_teacher+data_distortion",
     "names of sd_keras.methods.METHODS, joined by +",
 )
-flags.DEFINE_float("alpha", None, "be_your_own_teacher: weight of the KL", 0, 1)
-flags.DEFINE_float("hint_weight", None, "be_your_own_teacher: weight of the hint", 0)
+flags.DEFINE_float("alpha", None, "weight of what is distilled, beside 1 − alpha of labels", 0, 1)
+flags.DEFINE_float("label_weight", None, "deep_supervision: of the shallow exits' labels", 0)
+flags.DEFINE_float("hint_weight", None, "be_your_own_teacher, fitnet: weight of the hint", 0)
 flags.DEFINE_float("kl_weight", None, "data_distortion: weight of the KL between views", 0)
-flags.DEFINE_float("mmd_weight", None, "data_distortion: weight of the MMD", 0)
+flags.DEFINE_float("mmd_weight", None, "data_distortion: weight of the discrepancy", 0)
+flags.DEFINE_string("discrepancy", None, "data_distortion: how features of views are compared")
+flags.DEFINE_float("weight", None, "of the one term of a method that has one", 0)
+flags.DEFINE_float("epsilon", None, "label_smoothing: probability spread over all classes", 0, 1)
+flags.DEFINE_float("share", None, "progressive: of the own earlier answers, at the end", 0, 1)
 flags.DEFINE_float("temperature", None, "temperature of every KL (default: the papers')", 1e-3)
 flags.DEFINE_enum("temperature_scaling", None, ["none", "T", "T2"], "factor of every KL")
+flags.DEFINE_float(
+    "ramp",
+    None,
+    "share of the run over which alpha and the weights given or known rise from 0",
+    0,
+    1,
+)
+flags.DEFINE_integer("deepest_last", None, "last epochs that train the deepest exit alone", 1)
+flags.DEFINE_integer("alternating", None, "steps of all terms, then of the labels alone, …", 1)
+flags.DEFINE_float(
+    "balanced", None, "length of each term's gradient, as a share of the labels'", 1e-6
+)
 flags.DEFINE_enum(
     "precision", "float32", ["float32", "mixed_bfloat16", "mixed_float16"], "Keras dtype policy"
 )
 flags.DEFINE_integer("seed", 0, "of weights, order, draws and validation split", 0, 2**32 - 1)
+# From flags to arguments of methods, where these have the same name and where not.
+ARGUMENTS = {
+    **{name: name for name in ("alpha", "label_weight", "hint_weight", "kl_weight", "mmd_weight")},
+    **{name: name for name in ("discrepancy", "weight", "epsilon", "share", "temperature")},
+    "temperature_scaling": "scaling",
+}
+RAMPED = ("alpha", "hint_weight", "kl_weight", "mmd_weight")
 
 
-def build_method(name):
-    """Builds the method with the flags that concern it; None leaves the paper's default."""
-    scaling, temperature = FLAGS.temperature_scaling, FLAGS.temperature
-    own = {
-        "be_your_own_teacher": {"alpha": FLAGS.alpha, "hint_weight": FLAGS.hint_weight},
-        "data_distortion": {"kl_weight": FLAGS.kl_weight, "mmd_weight": FLAGS.mmd_weight},
-    }
+def build_method(name, epochs=None, steps=None):
+    """Builds a method with the flags that it takes; None leaves the paper's default.
+
+    Args:
+        name: names joined by +. Only the method of the flags is held to take every flag given.
+        epochs: of the run, and
+        steps: batches of an epoch; None where that is not known yet, which flags that say
+            when something happens cannot do with.
+
+    Raises:
+        ValueError: for a flag that no named method takes.
+    """
+    total = epochs * steps if epochs and steps else None
+    named = [part for part in name.split("+") if part in sd_keras.methods.METHODS]
+    taken = {part: parameters_of(part) for part in named}
+    given = {flag: FLAGS[flag].value for flag in ARGUMENTS if FLAGS[flag].value is not None}
+    own = len(named) == len(name.split("+")) and name == FLAGS.method
+    for flag in given if own else ():
+        if not any(ARGUMENTS[flag] in parameters for parameters in taken.values()):
+            raise ValueError(
+                f"`{flag}` must be given for a method that takes it, not for {name}. "
+                f"Received: {flag}={given[flag]!r}"
+            )
     arguments = {}
-    for part, given in own.items():
-        if part in name.split("+"):
-            given = given | {"temperature": temperature, "scaling": scaling}
-        given = {key: value for key, value in given.items() if value is not None}
-        # Arguments for a method that is not trained are refused by `get`.
-        if given and (part in name.split("+") or name == FLAGS.method):
-            arguments[part] = given
-    return sd_keras.methods.get(name, **arguments)
+    for part, parameters in taken.items():
+        chosen = {ARGUMENTS[flag]: value for flag, value in given.items()}
+        arguments[part] = {key: value for key, value in chosen.items() if key in parameters}
+        if "steps" in parameters:
+            arguments[part]["steps"] = known("method", FLAGS.method, total)
+        if FLAGS.ramp and own:
+            arguments[part] |= ramped(parameters, arguments[part], total)
+    method = sd_keras.methods.get(name, **arguments)
+    return in_time(method, epochs, steps) if own else method
+
+
+def parameters_of(name):
+    """Returns the arguments of a method by name, each with its default."""
+    return inspect.signature(sd_keras.methods.METHODS[name]).parameters
+
+
+def known(flag, value, steps):
+    """Returns the steps, where the app knows them."""
+    if steps is None:
+        raise ValueError(
+            f"`{flag}` must be left to apps/train_cifar.py, which knows its steps beforehand. "
+            f"Received: {flag}={value!r}"
+        )
+    return steps
+
+
+def ramped(parameters, given, total):
+    """Returns the weights of a method as schedules that rise from 0."""
+    steps = max(1, round(FLAGS.ramp * known("ramp", FLAGS.ramp, total)))
+    weights = {name: parameters[name].default for name in RAMPED if name in parameters} | given
+    if "mmd_weight" in weights and weights["mmd_weight"] is None:
+        kind = sd_keras.methods.DISCREPANCIES[given.get("discrepancy", "mmd")]
+        weights["mmd_weight"] = kind().weight
+    return {
+        name: schedules.WarmUp(weights[name], steps)
+        for name in RAMPED
+        if name in parameters and weights[name]
+    }
+
+
+def in_time(method, epochs, steps):
+    """Returns the method with what the flags say about when and how much a term counts."""
+    change = sd_keras.methods
+    if FLAGS.deepest_last:
+        known("deepest_last", FLAGS.deepest_last, epochs and steps)
+        if FLAGS.deepest_last >= epochs:
+            raise ValueError(
+                f"`deepest_last` must be below the {epochs} epochs of the run. "
+                f"Received: deepest_last={FLAGS.deepest_last}"
+            )
+        method = change.deepest_last(method, (epochs - FLAGS.deepest_last) * steps)
+    if FLAGS.alternating:
+        method = change.alternating(method, FLAGS.alternating)
+    return change.balanced(method, FLAGS.balanced) if FLAGS.balanced else method
 
 
 def settings_of_run(free):
@@ -57,3 +146,10 @@ def settings_of_run(free):
         if isinstance(flag.value, float) and not math.isfinite(flag.value):
             raise ValueError(f"`{flag.name}` must be finite. Received: {flag.name}={flag.value}")
     return {flag.name: flag.value for flag in own if flag.name not in free}
+
+
+def of_any_place(settings):
+    """Returns settings in which an image folder keeps its own name only: it may be moved."""
+    form, _, path = settings["dataset"].partition(":")
+    name = f"folder:{pathlib.Path(path).name}" if form == "folder" else settings["dataset"]
+    return settings | {"dataset": name}

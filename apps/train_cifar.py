@@ -4,6 +4,7 @@
     python apps/train_cifar.py --compare                          # beside the plain network
     python apps/train_cifar.py --dataset=cifar100 --data_dir=DIR --model=resnet18 \\
         --method=be_your_own_teacher --epochs=200 --batch_size=128 --workdir=runs/r18
+    python apps/train_cifar.py --method=knowledge_distillation --teacher=resnet32
 
 The same command goes on where a run stopped. The workdir then holds network.keras,
 saved_model/1, results.json, log.csv and TensorBoard files.
@@ -12,7 +13,7 @@ saved_model/1, results.json, log.csv and TensorBoard files.
 import json
 import os
 import pathlib
-import re
+import shlex
 import shutil
 import sys
 import time
@@ -21,43 +22,35 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import run_images
+import run_networks
+import run_recipe
 import run_settings
 from absl import app, flags, logging
+from run_machine import EpochSeconds, hardware, training_seconds
 from run_settings import build_method, settings_of_run
 
 import sd_keras
 from sd_keras import analysis, checkpoints, report
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(run_settings)
+for module in (run_settings, run_recipe, run_images, run_networks):
+    flags.adopt_module_key_flags(module)
 flags.DEFINE_string("dataset", "digits", "digits, a TFDS name, folder:PATH or npz:PATH")
 flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
 flags.DEFINE_integer("image_size", None, "resize images to this height and width")
-flags.DEFINE_float("validation", 0.1, "share of the training images held out", 0, 0.9)
+flags.DEFINE_float("validation", 0.1, "share of the training images held out, or 0", 0, 0.9)
 flags.DEFINE_float("fraction", 1.0, "share of the training images used", 0.001, 1)
 flags.DEFINE_string("model", "resnet8", "a name of sd_keras.models.MODELS")
 flags.DEFINE_enum("stem", "cifar", ["cifar", "imagenet"], "stem of the network")
-flags.DEFINE_integer("epochs", 60, "epochs", 1)
-flags.DEFINE_integer("batch_size", 64, "images per step; each is forwarded once per view", 1)
-flags.DEFINE_float("learning_rate", 0.1, "initial learning rate", 0)
-flags.DEFINE_float("momentum", 0.9, "momentum", 0, 1)
-flags.DEFINE_bool("nesterov", False, "Nesterov momentum")
-flags.DEFINE_float("weight_decay", 5e-4, "coupled L2 coefficient", 0)
-flags.DEFINE_enum("schedule", "step", ["step", "cosine", "constant"], "learning rate over time")
-flags.DEFINE_list("drops", ["0.375", "0.65", "0.9"], "step: drops as shares of the epochs")
-flags.register_validator(
-    "drops",
-    lambda drops: all(re.fullmatch(r"0?\.\d+", drop) for drop in drops),
-    message="--drops must be shares of the epochs between 0 and 1, for instance 0.5,0.75",
+flags.DEFINE_enum(
+    "exits", None, ["all", "one"], "exits to attach (default: as many as the method trains)"
 )
-flags.DEFINE_float("drop_factor", 0.1, "step: factor of each drop", 0, 1)
-flags.DEFINE_float("warmup_epochs", 0, "epochs over which the rate rises from 0", 0)
-flags.DEFINE_integer("padding", None, "pixels of crop padding (default: an eighth)", 0)
-flags.DEFINE_bool("flip", None, "mirror at random (default: not for digits and mnist)")
 flags.DEFINE_bool("compare", False, "train the plain network too, and show it beside")
+flags.DEFINE_bool("export", True, "write saved_model/1")
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run; resumes what it holds")
 # Flags that say how to run, not what: they may change when a run is resumed.
-FREE_FLAGS = ("workdir", "data_dir", "compare")
+FREE_FLAGS = ("workdir", "data_dir", "compare", "export")
 
 
 def main(argv):
@@ -79,31 +72,47 @@ def run(workdir):
     """Carries out the run of the flags, and the plain one beside it if asked for."""
     keras.config.set_dtype_policy(FLAGS.precision)
     checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run(FREE_FLAGS))
+    run_images.check_images()
+    run_networks.check_networks()
     splits = sd_keras.data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.validation, FLAGS.seed
     )
-    shown = train_and_measure(splits, FLAGS.method, workdir)
+    teacher = teacher_of_run(splits, workdir)
+    shown = train_and_measure(splits, FLAGS.method, workdir, FLAGS.model, teacher)
     plain = None
     if FLAGS.compare:
         print("plain baseline:")
-        plain = train_and_measure(splits, "baseline", workdir / "baseline")
+        plain = train_and_measure(splits, "baseline", workdir / "baseline", FLAGS.model)
     print()
     print(report.exits_table(*shown, baseline=plain))
     print(f"\nwritten to {workdir}: " + ", ".join(sorted(p.name for p in workdir.iterdir())))
 
 
-def train_and_measure(splits, method_name, workdir):
+def teacher_of_run(splits, workdir):
+    """Returns the teacher that the flags ask for, trained before if need be; or None."""
+    if not FLAGS.teacher:
+        return None
+    file = None
+    if name := run_networks.teacher_to_train():
+        # Built once without its teacher, so that a wrong flag is found before that is trained.
+        build_network(splits, FLAGS.model, exits_of(method_of(FLAGS.method, splits)))
+        print("teacher:")
+        train_and_measure(splits, "baseline", workdir / "teacher", name)
+        file = workdir / "teacher/network.keras"
+    return run_networks.load_teacher(splits.input_shape, splits.num_classes, file)
+
+
+def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
     """Trains or resumes one network; returns its costs and its accuracies per exit."""
     start = time.perf_counter()
-    method = build_method(method_name)
     images, labels = part_of(splits.train)
     model, epoch = checkpoints.restore(workdir / "checkpoints")
     if model is None:
         keras.utils.set_random_seed(FLAGS.seed)
-        model = build_model(splits, method, steps=-(-len(images) // FLAGS.batch_size))
+        model = build_model(splits, method_name, model_name, teacher)
         # Only now: a wrong flag must not leave a workdir that the right one is refused.
         workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(workdir / "flags.json", settings_of_run(FREE_FLAGS))
+        checkpoints.write_json(workdir / "flags.json", settings(model_name, method_name))
     else:
         print(f"resuming after epoch {epoch} of {FLAGS.epochs}")
         checkpoints.forget_epochs(workdir / "log.csv", epoch)
@@ -111,13 +120,14 @@ def train_and_measure(splits, method_name, workdir):
     if epoch == FLAGS.epochs and all(written):
         results = json.loads((workdir / "results.json").read_text())
         return results["costs"], results["measured"]
-    sets = ", ".join(f"{len(part[0])}" for part in ((images,), splits.validation or ((),)))
+    held = len(splits.validation[0]) if splits.validation else 0
     print(
-        f"{splits.name}: {sets} and {len(splits.test[0])} images to train, validate and test, "
-        f"{splits.input_shape}; {FLAGS.model} with {len(model.exit_names)} exits; {method.name}"
+        f"{splits.name}: {len(images)}, {held} and {len(splits.test[0])} images to train, "
+        f"validate and test, {splits.input_shape}; {model_name} with {len(model.exit_names)} "
+        f"exits; {model.method.name}"
     )
     if epoch < FLAGS.epochs:
-        batches = sd_keras.data.Batches(images, labels, FLAGS.batch_size, FLAGS.seed, epoch)
+        batches = batches_of(method_name, images, labels, epoch)
         model.fit(
             batches,
             shuffle=False,  # the batches bring their own order
@@ -126,9 +136,35 @@ def train_and_measure(splits, method_name, workdir):
             validation_data=splits.validation,
             validation_batch_size=256,
             verbose=0,
-            callbacks=callbacks(workdir, len(images), resumed=epoch > 0),
+            callbacks=callbacks(workdir, len(images), epoch),
         )
-    return finish(model.network, splits, workdir, time.perf_counter() - start)
+    about = {"seconds": round(time.perf_counter() - start, 1), "resumed_after_epoch": epoch}
+    about["training_seconds"] = training_seconds(workdir / "seconds.json", FLAGS.epochs)
+    about["flags"] = settings(model_name, method_name)
+    return finish(model.network, splits, workdir, about)
+
+
+def method_of(name, splits):
+    """Builds the method of a name for the training images of the flags."""
+    return build_method(name, FLAGS.epochs, steps_of(splits))
+
+
+def steps_of(splits):
+    """Returns the number of batches of an epoch."""
+    return -(-max(1, round(FLAGS.fraction * len(splits.train[0]))) // FLAGS.batch_size)
+
+
+def batches_of(method_name, images, labels, epoch):
+    """Returns the batches of the run, in pairs of a class for a method that compares these."""
+    kind = sd_keras.data.Batches
+    if "class_wise" in method_name.split("+"):
+        kind = sd_keras.data.SameClassPairs
+    return kind(images, labels, FLAGS.batch_size, FLAGS.seed, epoch)
+
+
+def settings(model_name, method_name):
+    """Returns the flags of a run that trains this network, beside the one asked for or as it."""
+    return settings_of_run(FREE_FLAGS) | {"model": model_name, "method": method_name}
 
 
 def part_of(train):
@@ -138,54 +174,50 @@ def part_of(train):
     return train[0][chosen], train[1][chosen]
 
 
-def build_model(splits, method, steps):
-    """Builds backbone, exits, distortion and optimizer."""
+def exits_of(method):
+    """Returns which exits to attach, "all" or "one"."""
+    return FLAGS.exits or ("all" if method.min_exits > 1 else "one")
+
+
+def build_network(splits, name, exits):
+    """Builds a backbone with exits."""
     backbone = sd_keras.models.build(
-        FLAGS.model, splits.input_shape, FLAGS.stem, mean=splits.mean, std=splits.std
+        name, splits.input_shape, FLAGS.stem, mean=splits.mean, std=splits.std
     )
-    at = None if method.min_exits > 1 else []
-    network = sd_keras.attach_exits(backbone, splits.num_classes, at=at)
-    digits = FLAGS.dataset == "digits" or "mnist" in FLAGS.dataset
-    padding = splits.input_shape[0] // 8 if FLAGS.padding is None else FLAGS.padding
-    flip = not digits if FLAGS.flip is None else FLAGS.flip
-    distortion = sd_keras.distortions.CropFlip(padding, flip, seed=FLAGS.seed)
-    model = sd_keras.SelfDistillModel(network, method, distortion)
-    optimizer = sd_keras.optimizers.SGD(
-        learning_rate(steps),
-        momentum=FLAGS.momentum,
-        nesterov=FLAGS.nesterov,
-        weight_decay=FLAGS.weight_decay,
+    return sd_keras.attach_exits(backbone, splits.num_classes, at=None if exits == "all" else [])
+
+
+def build_model(splits, method_name, name, teacher=None):
+    """Builds a network, what it learns beside, distortion and optimizer."""
+    method = method_of(method_name, splits)
+    # The plain network beside, or a teacher to be, learns from no other.
+    own = name == FLAGS.model and method_name == FLAGS.method
+    peer = FLAGS.peer if own else None
+    model = sd_keras.SelfDistillModel(
+        build_network(splits, name, exits_of(method)),
+        method,
+        run_images.build_distortion(splits.input_shape, FLAGS.dataset),
+        run_images.build_mixing(),
+        teacher=teacher,
+        peer=peer and build_network(splits, peer, "one"),
+        adversary=run_images.build_adversary() if own else None,
     )
-    model.compile(optimizer, metrics=["accuracy"])
+    model.compile(run_recipe.build_optimizer(steps_of(splits)), metrics=["accuracy"])
     return model
 
 
-def learning_rate(steps):
-    """Builds the schedule of the learning rate for `steps` steps per epoch."""
-    total = FLAGS.epochs * steps
-    rate = FLAGS.learning_rate
-    if FLAGS.schedule == "step":
-        # In a short run several drops can fall on one step, where only the last can stand.
-        drops = sorted({max(1, round(float(share) * total)) for share in FLAGS.drops})
-        rate = sd_keras.schedules.multi_step(rate, drops, FLAGS.drop_factor)
-    if FLAGS.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, total)
-    if FLAGS.warmup_epochs:
-        rate = sd_keras.schedules.WarmUp(rate, max(1, round(FLAGS.warmup_epochs * steps)))
-    return rate
-
-
-def callbacks(workdir, images, resumed):
+def callbacks(workdir, images, epoch):
     """Returns progress, checkpoints and logs."""
     return [
         report.Progress(FLAGS.epochs, images),
-        keras.callbacks.CSVLogger(workdir / "log.csv", append=resumed),
+        keras.callbacks.CSVLogger(workdir / "log.csv", append=epoch > 0),
         keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
+        EpochSeconds(workdir / "seconds.json", epoch),
         checkpoints.Checkpoint(workdir / "checkpoints"),
     ]
 
 
-def finish(network, splits, workdir, seconds):
+def finish(network, splits, workdir, about_run):
     """Measures and writes the network; returns its costs and its accuracies per exit."""
     costs = analysis.costs(network)
     parts = {"validation": splits.validation, "test": splits.test}
@@ -195,18 +227,19 @@ def finish(network, splits, workdir, seconds):
         if part is not None and len(part[0])
     }
     checkpoints.write_whole(workdir / "network.keras", network.save)
-    if keras.config.backend() == "tensorflow":
+    if FLAGS.export and keras.config.backend() == "tensorflow":
         shutil.rmtree(workdir / "saved_model/1", ignore_errors=True)
-        about = {"data": splits.name, "network": FLAGS.model, "measured": measured}
+        about = {"data": splits.name, "network": about_run["flags"]["model"], "measured": measured}
         sd_keras.export.saved_model(
             network, workdir / "saved_model/1", class_names=splits.class_names, about=about
         )
     results = {
         "costs": costs,
         "measured": measured,
-        "seconds": round(seconds, 1),
-        "flags": settings_of_run(FREE_FLAGS),
+        **about_run,
         "versions": report.versions(),
+        "hardware": hardware(),
+        "command": shlex.join(["python", *sys.argv]),
     }
     checkpoints.write_json(workdir / "results.json", results)
     return costs, measured

@@ -14,15 +14,18 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import run_networks
 import run_settings
 import tensorflow as tf
 from absl import app, flags, logging
-from run_settings import build_method, settings_of_run
+from run_machine import hardware
+from run_settings import build_method, of_any_place, settings_of_run
 
 import sd_keras
 from sd_keras import checkpoints, distribute, recipes, report, run_files
@@ -30,6 +33,7 @@ from sd_keras.backup import PREEMPTED
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(run_settings)
+flags.adopt_module_key_flags(run_networks)
 flags.DEFINE_string("dataset", "imagenet2012", "a TFDS name or folder:PATH")
 flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
 flags.DEFINE_string("train_split", "train", "images to train on; of TFDS also a part of a split")
@@ -94,6 +98,7 @@ def main(argv):
 def run(workdir):
     """Carries out the run of the flags."""
     keras.config.set_dtype_policy(FLAGS.precision)
+    run_networks.check_networks(trains=False)
     recipe, method = recipe_of_flags(), build_method(FLAGS.method)
     figures = json.loads(json.dumps(dataclasses.asdict(recipe)))
     asked = {"flags.json": of_any_place(settings_of_run(FREE_FLAGS)), "recipe.json": figures}
@@ -120,13 +125,6 @@ def run(workdir):
             print("trained before; measured and exported again")
         finish(model, held, workdir, {"train": train.bad_images, "eval": held.bad_images})
     distribute.wait_for_all(strategy)
-
-
-def of_any_place(settings):
-    """Returns settings in which an image folder keeps its own name only: it may be moved."""
-    form, _, path = settings["dataset"].partition(":")
-    name = f"folder:{pathlib.Path(path).name}" if form == "folder" else settings["dataset"]
-    return settings | {"dataset": name}
 
 
 def recipe_of_flags():
@@ -163,9 +161,15 @@ def build_model(train, recipe, method):
     """Builds and compiles backbone, exits, method and optimizer."""
     size = recipe.image_size
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels
-    backbone = sd_keras.models.build(FLAGS.model, (size, size, 3), FLAGS.stem, mean=mean, std=std)
-    at = None if method.min_exits > 1 else []
-    network = sd_keras.attach_exits(backbone, train.num_classes, at=at)
+
+    def build(name, at):
+        backbone = sd_keras.models.build(name, (size, size, 3), FLAGS.stem, mean=mean, std=std)
+        return sd_keras.attach_exits(backbone, train.num_classes, at=at)
+
+    network = build(FLAGS.model, None if method.min_exits > 1 else [])
+    beside = {"peer": FLAGS.peer and build(FLAGS.peer, [])}
+    if FLAGS.teacher:
+        beside["teacher"] = run_networks.load_teacher((size, size, 3), train.num_classes)
     steps = recipe.epochs * train.steps_per_epoch
     if FLAGS.accumulate > steps:
         raise ValueError(
@@ -175,7 +179,7 @@ def build_model(train, recipe, method):
     if FLAGS.synchronize:
         distribute.synchronize(network)
     distortion, mixing = recipe.distortion(FLAGS.seed), recipe.mixing(FLAGS.seed)
-    model = sd_keras.SelfDistillModel(network, method, distortion, mixing)
+    model = sd_keras.SelfDistillModel(network, method, distortion, mixing, **beside)
     top_5 = keras.metrics.SparseTopKCategoricalAccuracy(min(5, train.num_classes), name="top_5")
     model.compile(
         recipe.optimizer(train.steps_per_epoch, FLAGS.accumulate),
@@ -228,6 +232,8 @@ def finish(model, held, workdir, bad_images):
         "flags": settings_of_run(FREE_FLAGS),
         "recipe": json.loads((workdir / "recipe.json").read_text()),
         "versions": report.versions(),
+        "hardware": hardware(),
+        "command": shlex.join(["python", *sys.argv]),
     }
     checkpoints.write_json(workdir / "results.json", results)
     print()

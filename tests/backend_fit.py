@@ -16,7 +16,7 @@ from conftest import tiny_model, tiny_network
 
 from sd_keras import methods
 from sd_keras.adversary import FastGradientSign
-from sd_keras.distortions import CropFlip
+from sd_keras.distortions import Affine, Chain, Color, CropFlip, Perspective, ThinPlateSpline
 from sd_keras.schedules import WarmUp
 
 # PyTorch 2.13 on an AVX2 processor computes a wrong gradient of 1x1 convolutions of stride 2
@@ -50,9 +50,11 @@ def main(weights, output):
 
 def drawn_views_go_on(images, labels, path):
     """Trains with draws in the step, saves, loads; returns both continuations' losses."""
-    model = tiny_model(methods.data_distortion(), CropFlip(2, seed=3), at=[], widths=WIDTHS)
+    parts = [CropFlip(2, seed=3), Affine(seed=4), Perspective(seed=5), Color(seed=6)]
+    distortion = Chain([*parts, ThinPlateSpline(seed=7)])
+    model = tiny_model(methods.data_distortion(), distortion, at=[], widths=WIDTHS)
     options = {"batch_size": 16, "shuffle": False, "verbose": 0}
-    state = model.distortion.seed_generator.state
+    state = parts[0].seed_generator.state
     before = [keras.ops.convert_to_numpy(state).tolist()]
     model.fit(images, labels, **options)
     before.append(keras.ops.convert_to_numpy(state).tolist())

@@ -48,7 +48,11 @@ def test_the_run_ends_with_a_table_and_files(finished):
     assert rows == ["exit_1", "exit_2", "exit_3 (deepest)", "ensemble", "plain baseline"]
     assert "epoch 2/2" in done.stdout
     results = json.loads((workdir / "results.json").read_text())
-    assert set(results) == {"costs", "measured", "seconds", "flags", "versions"}
+    about = {"seconds", "training_seconds", "resumed_after_epoch", "hardware", "command"}
+    assert set(results) == {"costs", "measured", "flags", "versions", *about}
+    assert 0 < results["training_seconds"] < results["seconds"]
+    assert results["resumed_after_epoch"] == 0 and results["hardware"]["cores"] >= 1
+    assert f"--workdir={workdir}" in results["command"]
     assert results["flags"]["seed"] == 0
     assert results["measured"]["test"]["ensemble"]["accuracy"] > 0.1
     with (workdir / "log.csv").open() as log:
@@ -144,6 +148,10 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
     networks = [keras.models.load_model(d / "network.keras") for d in (whole, killed)]
     for a, b in zip(*(network.weights for network in networks)):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+    times = [json.loads((d / "seconds.json").read_text()) for d in (whole, killed)]
+    assert [len(each) for each in times] == [8, 8]
+    results = json.loads((killed / "results.json").read_text())
+    assert results["training_seconds"] == pytest.approx(sum(times[1]), abs=0.1)
     logs = [(d / "log.csv").read_text().splitlines() for d in (whole, killed)]
     assert logs[0][-1] == logs[1][-1]
 
@@ -157,7 +165,15 @@ WRONG_FLAGS = {
     ("--precision=float8",): "precision",
     ("--epoch=2",): "epoch",
     ("--drops=10,20",): "shares of the epochs",
-    ("--method=baseline", "--alpha=0.2"): "arguments for methods",
+    ("--method=baseline", "--alpha=0.2"): "`alpha` must be given for a method that takes it",
+    ("--method=knowledge_distillation",): "`teacher` must be given for knowledge_distillation",
+    ("--method=fitnet", "--teacher=no.keras"): "`teacher` must be a .keras file",
+    ("--method=baseline", "--teacher=resnet8"): "`teacher` must go with one of",
+    ("--method=deep_mutual_learning", "--peer=resnet9"): "`peer` must be one of",
+    ("--distortion=blur",): "`distortion` must be of crop_flip, affine",
+    ("--deepest_last=60",): "`deepest_last` must be below the 60 epochs",
+    ("--method=be_your_own_teacher", "--exits=one"): "needs at least 2 exits",
+    ("--mixup=-1",): "mixup",
     ("digits",): "--name=value",
 }
 
@@ -208,6 +224,62 @@ def test_a_diverging_run_stops_and_says_where(answers):
     assert "the loss is not finite at training step" in printed
     assert "exit_3_loss" in printed
     assert not list((answers[0] / "diverging").glob("network.keras"))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Short runs of methods with other networks, pairs, steps; each alone in its folder."""
+    folder = tmp_path_factory.mktemp("compared")
+    short = ("--epochs=1", "--fraction=0.1", "--noexport", "--validation=0")
+    runs = {
+        "taught": ("--method=knowledge_distillation", "--teacher=resnet8", "--temperature=2"),
+        "again": ("--method=attention_transfer", f"--teacher={folder / 'taught/teacher'}"),
+        "together": ("--method=deep_mutual_learning", "--peer=resnet8", "--exits=all"),
+        "pairs": ("--method=class_wise", "--weight=0.5"),
+        "past": ("--method=progressive", "--share=0.5", "--cutmix=1"),
+        "ramped": ("--method=be_your_own_teacher", "--ramp=0.5", "--alternating=2"),
+        "attacked": ("--method=data_distortion", "--adversarial=2", "--kl_weight=0.5"),
+        "last": (
+            "--method=deep_supervision",
+            "--label_weight=0.5",
+            "--deepest_last=1",
+            "--epochs=2",
+        ),
+    }
+    commands = [(f"--workdir={folder / name}", *short, *own) for name, own in runs.items()]
+    answers = answers_of("train_cifar.py", commands)
+    return folder, dict(zip(runs, answers.values()))
+
+
+def test_methods_to_compare_with_are_trained(compared):
+    folder, answers = compared
+    for name, (code, printed) in answers.items():
+        assert code == 0, printed[-3000:]
+        results = json.loads((folder / name / "results.json").read_text())
+        assert list(results["measured"]) == ["test"]
+        assert not (folder / name / "saved_model").exists()
+    teacher = json.loads((folder / "taught/teacher/results.json").read_text())
+    assert teacher["flags"]["method"] == "baseline"
+    assert "with 3 exits; deep_mutual_learning" in answers["together"][1]
+
+
+def test_flags_reach_the_method(compared):
+    folder, _ = compared
+    models = {
+        name: keras.models.load_model(next((folder / name / "checkpoints").glob("*.keras")))
+        for name in ("taught", "pairs", "past", "ramped", "attacked", "last")
+    }
+    taught, pairs, past = (models[n].method.objectives[0] for n in ("taught", "pairs", "past"))
+    assert taught.temperature == 2 and pairs.weight == 0.5
+    assert float(past.weight(10**6)) == pytest.approx(0.5)
+    assert float(past.weight(0)) == 0.0
+    kl = models["ramped"].method.objectives[0]
+    # 144 images are 3 steps; turns of 2 steps begin with the method, whose α rises from 0.
+    assert [float(kl.at(step).weight) for step in (0, 2, 4)] == [0.0, 0.0, 0.5]
+    assert models["attacked"].adversary.epsilon == 2
+    assert models["attacked"].method.objectives[0].weight == 0.5
+    weights = [list(map(float, models["last"].method.label_weights(2, s))) for s in (2, 3)]
+    assert weights == [[0.5, 1.0], [0.0, 1.0]]
 
 
 @pytest.mark.slow  # what it runs, `fit` on JAX, is in test_backends.py, too

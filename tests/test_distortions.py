@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from sd_keras.distortions import CropFlip, _crop_flip
+from sd_keras.distortions import CropFlip
+from sd_keras.distortions.crop_flip import crop_flip
 
 
 def reference(images, uniform, padding, flip):
@@ -29,7 +30,7 @@ def test_equals_the_transcription(dtype, shape, padding, flip):
     uniform = generator.random((3, shape[0])).astype("float32")
     uniform[:2, 0], uniform[:2, 1] = 0.0, np.nextafter(np.float32(1), np.float32(0))
     tensors = ops.convert_to_tensor(images), ops.convert_to_tensor(uniform)
-    got = _crop_flip(tensors[0], shape[0], tensors[1], padding, flip, ops)
+    got = crop_flip(tensors[0], tensors[1], padding, flip, ops)
     np.testing.assert_array_equal(got, reference(images, uniform, padding, flip))
     assert str(got.dtype).endswith(f"{dtype}'>") or dtype in str(got.dtype)
 

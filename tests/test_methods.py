@@ -15,8 +15,11 @@ from sd_keras.objectives import (
     TeacherHint,
     TeacherKL,
     UniformCrossEntropy,
+    ViewCORAL,
     ViewKL,
     ViewMMD,
+    ViewMultiKernelMMD,
+    ViewTopKMMD,
     VirtualTeacherKL,
 )
 from sd_keras.schedules import WarmUp, multi_step
@@ -98,6 +101,31 @@ def test_arguments_of_data_distortion():
     assert kinds(methods.data_distortion(mmd_only=True)) == [ViewMMD]
     with pytest.raises(ValueError, match=r"`kl_only` and `mmd_only`.*two_branch"):
         methods.data_distortion(kl_only=True, mmd_only=True)
+
+
+@pytest.mark.parametrize(
+    "name,kind,weight",
+    [
+        ("mmd", ViewMMD, 5e-4),
+        ("multi_kernel", ViewMultiKernelMMD, 0.01),
+        ("coral", ViewCORAL, 0.5),
+        ("top_k", ViewTopKMMD, 5e-4),
+    ],
+)
+def test_discrepancies_of_data_distortion(name, kind, weight):
+    method = methods.data_distortion(discrepancy=name, exits="all")
+    assert kinds(method) == [ViewKL, kind]
+    assert (method.objectives[1].weight, method.objectives[1].exits) == (weight, "all")
+    given = methods.data_distortion(mmd_weight=SCHEDULE, discrepancy=name, mmd_only=True)
+    assert kinds(given) == [kind] and given.objectives[0].weight is SCHEDULE
+    assert kinds(methods.data_distortion(kl_only=True, discrepancy=name)) == [ViewKL]
+
+
+def test_unknown_discrepancy_is_named_with_the_choices():
+    message = r"`discrepancy`.*'coral', 'mmd', 'multi_kernel', 'top_k'.*discrepancy='wasserstein'"
+    for other in (False, True):
+        with pytest.raises(ValueError, match=message):
+            methods.data_distortion(discrepancy="wasserstein", kl_only=other)
 
 
 def test_label_weight_of_deep_supervision():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from test_discrepancy import reference_coral, reference_multi_kernel, reference_top_k
 from test_losses import (
     close,
     gradients,
@@ -56,6 +57,15 @@ def view_mmd(exits):
     return np.full(N, sum(reference_mmd(A[f"features_{i}"], B[f"features_{i}"]) for i in exits))
 
 
+def view_statistic(reference, exits):
+    """A statistic of the batch, for each of its examples."""
+    return np.full(N, sum(reference(A[f"features_{i}"], B[f"features_{i}"]) for i in exits))
+
+
+def multi_kernel(a, b):
+    return reference_multi_kernel(a, b, (0.5, 2.0))[0]
+
+
 ALL = range(1, EXITS + 1)
 CASES = {
     "exit_kl": (objectives.ExitKL(0.5, 3.0, "T2"), (A,), 9 * exit_kl(A, 3.0)),
@@ -75,6 +85,22 @@ CASES = {
     "view_kl all": (objectives.ViewKL(temperature=2.0, exits="all"), (A, B), view_kl(2.0, ALL)),
     "view_mmd": (objectives.ViewMMD(), (A, B), view_mmd([EXITS])),
     "view_mmd all": (objectives.ViewMMD(exits="all"), (A, B), view_mmd(ALL)),
+    "view_multi_kernel_mmd": (
+        objectives.ViewMultiKernelMMD(factors=(0.5, 2.0)),
+        (A, B),
+        view_statistic(multi_kernel, [EXITS]),
+    ),
+    "view_coral": (objectives.ViewCORAL(), (A, B), view_statistic(reference_coral, [EXITS])),
+    "view_coral all": (
+        objectives.ViewCORAL(exits="all"),
+        (A, B),
+        view_statistic(reference_coral, ALL),
+    ),
+    "view_top_k_mmd": (
+        objectives.ViewTopKMMD(k=3),
+        (A, B),
+        view_statistic(reference_top_k, [EXITS]),
+    ),
 }
 
 
@@ -117,6 +143,9 @@ def test_numbers_of_views_and_exits():
         objectives.ExitHint: (1, 2),
         objectives.ViewKL: (2, 1),
         objectives.ViewMMD: (2, 1),
+        objectives.ViewMultiKernelMMD: (2, 1),
+        objectives.ViewCORAL: (2, 1),
+        objectives.ViewTopKMMD: (2, 1),
     }
 
 
@@ -177,6 +206,9 @@ SCHEDULED = {
     "exit_hint": lambda: objectives.ExitHint(WarmUp(1.0, 4)),
     "view_kl": lambda: objectives.ViewKL(WarmUp(1.0, 4), 2.0, "T2", "all", name="twins"),
     "view_mmd": lambda: objectives.ViewMMD(WarmUp(1.0, 4), "all"),
+    "view_multi_kernel_mmd": lambda: objectives.ViewMultiKernelMMD(WarmUp(1.0, 4), "all", [2.0]),
+    "view_coral": lambda: objectives.ViewCORAL(WarmUp(1.0, 4), name="second_moments"),
+    "view_top_k_mmd": lambda: objectives.ViewTopKMMD(WarmUp(1.0, 4), k=4),
 }
 
 
@@ -216,7 +248,13 @@ def test_serialization_round_trip_of_schedules(name):
     assert copy.name == objective.name
 
 
-KINDS = (objectives.ExitKL, objectives.ExitHint, objectives.ViewKL, objectives.ViewMMD)
+DISCREPANCIES = (
+    objectives.ViewMMD,
+    objectives.ViewMultiKernelMMD,
+    objectives.ViewCORAL,
+    objectives.ViewTopKMMD,
+)
+KINDS = (objectives.ExitKL, objectives.ExitHint, objectives.ViewKL, *DISCREPANCIES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,10 +273,21 @@ def test_bad_softening_is_named(kind, argument, value):
         kind(**{argument: value})
 
 
-@pytest.mark.parametrize("kind", [objectives.ViewKL, objectives.ViewMMD])
+@pytest.mark.parametrize("kind", [objectives.ViewKL, *DISCREPANCIES])
 def test_bad_exits_are_named(kind):
     with pytest.raises(ValueError, match="`exits`.*'deepest' or 'all'.*exits='first'"):
         kind(exits="first")
+
+
+@pytest.mark.parametrize("k", [0, 1.5, True])
+def test_bad_k_is_named(k):
+    with pytest.raises(ValueError, match=f"`k`.*at least 1.*Received: k={k}"):
+        objectives.ViewTopKMMD(k=k)
+
+
+def test_bad_factors_are_named():
+    with pytest.raises(ValueError, match=r"`factors`.*Received: factors=\[-1\]"):
+        objectives.ViewMultiKernelMMD(factors=[-1])
 
 
 # The papers' sums, in the model that adds them up.

@@ -12,6 +12,7 @@ from sd_keras.methods.comparison import (
 )
 from sd_keras.methods.method import Complement, Method
 from sd_keras.methods.papers import (
+    DISCREPANCIES,
     baseline,
     be_your_own_teacher,
     data_distortion,
@@ -69,6 +70,7 @@ def get(name, **arguments):
 
 
 __all__ = [
+    "DISCREPANCIES",
     "METHODS",
     "Complement",
     "Method",

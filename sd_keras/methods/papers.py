@@ -3,7 +3,23 @@
 import numbers
 
 from sd_keras.methods.method import Complement, Method
-from sd_keras.objectives import ExitHint, ExitKL, ViewKL, ViewMMD
+from sd_keras.objectives import (
+    ExitHint,
+    ExitKL,
+    ViewCORAL,
+    ViewKL,
+    ViewMMD,
+    ViewMultiKernelMMD,
+    ViewTopKMMD,
+)
+
+# What `data_distortion` compares the views' features by.
+DISCREPANCIES = {
+    "mmd": ViewMMD,
+    "multi_kernel": ViewMultiKernelMMD,
+    "coral": ViewCORAL,
+    "top_k": ViewTopKMMD,
+}
 
 
 def baseline():
@@ -51,12 +67,13 @@ def be_your_own_teacher(alpha=0.5, hint_weight=6.4e-5, temperature=3.0, scaling=
 
 def data_distortion(
     kl_weight=1.0,
-    mmd_weight=5e-4,
+    mmd_weight=None,
     temperature=3.0,
     scaling="none",
     exits="deepest",
     kl_only=False,
     mmd_only=False,
+    discrepancy="mmd",
 ):
     """Two views are made consistent by symmetric KL and MMD (DDGSD eq. 5).
 
@@ -64,20 +81,31 @@ def data_distortion(
 
     Args:
         kl_weight: λ, a number or a schedule.
-        mmd_weight: μ, a number or a schedule; the paper's range is 1e-4 … 5e-4.
+        mmd_weight: μ, a number or a schedule; the paper's range is 1e-4 … 5e-4. None takes
+            5e-4, or the default weight of another discrepancy.
         temperature: T of the KL: 3 for CIFAR-100 and ImageNet, 2 for CIFAR-10.
         scaling: factor of the KL, `"none"` (the paper), `"T"` or `"T2"`.
         exits: `"deepest"`, or `"all"` to compare the views at every exit.
         kl_only, mmd_only: leave the other term out (the rows of DDGSD table 6).
+        discrepancy: `"mmd"` (the paper), `"multi_kernel"`, `"coral"` or `"top_k"`.
     """
     if kl_only and mmd_only:
         raise ValueError(
             "`kl_only` and `mmd_only` exclude each other; with neither term use two_branch(). "
             "Received: kl_only=True, mmd_only=True"
         )
-    objectives = []
-    if not mmd_only:
-        objectives.append(ViewKL(kl_weight, temperature, scaling, exits))
+    between_features = _discrepancy(discrepancy, mmd_weight, exits)
+    objectives = [] if mmd_only else [ViewKL(kl_weight, temperature, scaling, exits)]
     if not kl_only:
-        objectives.append(ViewMMD(mmd_weight, exits))
+        objectives.append(between_features)
     return Method("data_distortion", tuple(objectives), num_views=2)
+
+
+def _discrepancy(name, weight, exits):
+    """Returns the objective of that name, with its own weight where none is given."""
+    if name not in DISCREPANCIES:
+        raise ValueError(
+            f"`discrepancy` must be one of {sorted(DISCREPANCIES)}. Received: discrepancy={name!r}"
+        )
+    weights = {} if weight is None else {"weight": weight}
+    return DISCREPANCIES[name](exits=exits, **weights)

@@ -13,6 +13,7 @@ from sd_keras.objectives.companions import (
     TeacherHint,
     TeacherKL,
 )
+from sd_keras.objectives.discrepancy import ViewCORAL, ViewMultiKernelMMD, ViewTopKMMD
 from sd_keras.objectives.exits import ExitHint, ExitKL
 from sd_keras.objectives.targets import PartnerKL, UniformCrossEntropy, VirtualTeacherKL
 from sd_keras.objectives.views import ViewKL, ViewMMD
@@ -29,7 +30,10 @@ __all__ = [
     "TeacherHint",
     "TeacherKL",
     "UniformCrossEntropy",
+    "ViewCORAL",
     "ViewKL",
     "ViewMMD",
+    "ViewMultiKernelMMD",
+    "ViewTopKMMD",
     "VirtualTeacherKL",
 ]

@@ -1,8 +1,6 @@
 """The views of a batch, and the precision they are trained in."""
 
-import inspect
-
-import keras
+from sd_keras.distortions.chain import apply
 
 
 def draw(distortion, images, num_views):
@@ -10,13 +8,8 @@ def draw(distortion, images, num_views):
 
     Of a tuple of ready-made views each is distorted once.
     """
-    arguments = {}
-    if isinstance(distortion, keras.Layer):
-        # Some layers distort in training only, and take it that there is none.
-        names = inspect.signature(distortion.call).parameters
-        arguments = {"training": True} if "training" in names else {}
     given = images if isinstance(images, tuple) else (images,) * num_views
-    views = tuple(distortion(view, **arguments) for view in given)
+    views = tuple(apply(distortion, view) for view in given)
     return views if num_views > 1 else views[0]
 
 

@@ -1,0 +1,132 @@
+"""Carries out the papers' tables by name, whole or scaled down, and compares.
+
+    python apps/reproduce.py --list [--costs]                       # tables and their rows
+    python apps/reproduce.py --table=byot/1 --row=ResNet18 --seeds=3 --data_dir=DIR
+    python apps/reproduce.py --table=byot/ablation --protocol=cpu --data_dir=DIR
+    python apps/reproduce.py --table=byot/3 --dry_run               # commands, costs, what is there
+    python apps/reproduce.py --collect                              # all runs as one page
+
+A row's runs are commands of apps/train_cifar.py or apps/train_imagenet.py, each in a folder
+named by what it is, so that tables share them; they are printed and can be carried out alone.
+The same command goes on where it stopped. The last epoch is measured, on the test images, and
+nothing is chosen on these. docs/reproduction.md says what each row costs.
+"""
+
+import os
+import pathlib
+import re
+import signal
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import reproduce_page
+import reproduce_runs
+import reproduce_steps
+import reproduce_tables
+from absl import app, flags
+
+import sd_keras
+from sd_keras import checkpoints
+
+# What fits two cores: a run takes about a minute. Flags that are given stand before it.
+PROTOCOLS = {
+    "cpu": {
+        **{"model": "resnet8", "epochs": 10, "fraction": 0.1, "batch_size": 64},
+        **{"teacher_model": "resnet20", "peer_model": "resnet20", "precision": "mixed_bfloat16"},
+    }
+}
+FLAGS = flags.FLAGS
+flags.DEFINE_string("table", None, "name of a table; --list shows all")
+flags.DEFINE_string("row", None, "name of a row (default: all)")
+flags.DEFINE_integer("seeds", 3, "runs of everything, with the seeds 0, 1, …", 1)
+flags.DEFINE_string("output", "runs/reproduce", "folder of all runs; resumes what it holds")
+flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
+flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "settings by name that scale down")
+flags.DEFINE_integer("epochs", None, "scale down: epochs in place of the recipe's", 1)
+flags.DEFINE_integer("batch_size", None, "in place of the recipe's", 1)
+flags.DEFINE_float("fraction", 1.0, "scale down: share of the training images", 0.001, 1)
+flags.DEFINE_string("model", None, "scale down: network in place of the row's")
+flags.DEFINE_string("teacher_model", None, "scale down: in place of the row's teacher")
+flags.DEFINE_string("peer_model", None, "scale down: in place of the row's peer")
+flags.DEFINE_string("dataset", None, "in place of the row's: another TFDS name, npz:PATH, digits")
+flags.DEFINE_enum(
+    "precision", "float32", ["float32", "mixed_bfloat16", "mixed_float16"], "Keras dtype policy"
+)
+flags.DEFINE_bool("dry_run", False, "show commands, costs and what is there, and do nothing")
+flags.DEFINE_bool("list", False, "show the tables and their rows, and do nothing")
+flags.DEFINE_bool("costs", False, "with --list: what each row costs; takes a minute")
+flags.DEFINE_bool("collect", False, "write index.md and index.html of all runs of the output")
+
+
+def main(argv):
+    """Does what the flags ask for."""
+    # A run must not outlive what began it; `subprocess` ends it where an exception passes.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"flags are written --name=value. Received: {argv[1:]}")
+        output = pathlib.Path(FLAGS.output)
+        if FLAGS.list:
+            print(reproduce_steps.listed(reproduce_tables.tables(), FLAGS.costs, scale_of_flags()))
+        elif FLAGS.collect:
+            count = reproduce_page.collect(output)
+            print(f"{count} runs; written to {output}: index.html, index.md")
+        else:
+            sys.exit(1 if reproduce(output) else 0)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def scale_of_flags():
+    """Returns the `reproduce_runs.Scale` that the flags ask for."""
+    names = ("epochs", "batch_size", "fraction", "model", "teacher_model", "peer_model")
+    names += ("dataset", "precision", "data_dir")
+    protocol = PROTOCOLS.get(FLAGS.protocol, {})
+    values = {
+        name: FLAGS[name].value if FLAGS[name].present else protocol.get(name, FLAGS[name].value)
+        for name in names
+    }
+    for name in ("model", "teacher_model", "peer_model"):
+        if values[name] is not None and values[name] not in sd_keras.models.MODELS:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(sd_keras.models.MODELS)}. "
+                f"Received: {name}={values[name]!r}"
+            )
+    return reproduce_runs.Scale(**values)
+
+
+def reproduce(output):
+    """Carries out rows of a table and shows them; returns the runs that failed."""
+    if FLAGS.table is None:
+        known = ", ".join(reproduce_tables.tables())
+        raise ValueError(f"`table` must be one of {known}. Received: table=None")
+    table, rows = reproduce_tables.choose(FLAGS.table, FLAGS.row)
+    scale, seeds = scale_of_flags(), range(FLAGS.seeds)
+    if scale.model and len(rows) > 1:
+        names = ", ".join(row.name for row in rows)
+        raise ValueError(f"`row` must be one of {names} with `model`. Received: row=None")
+    runs = reproduce_steps.runs_of(rows, scale, seeds)
+    if FLAGS.dry_run:
+        print(reproduce_steps.planned(runs, scale, output))
+        return []
+    failed = reproduce_steps.carry_out(runs, scale, output)
+    failed += [what for row in rows for what in reproduce_steps.analysed(row, scale, seeds, output)]
+    sections = []
+    for row in rows:
+        sections += reproduce_steps.shown(FLAGS.table, table, row, scale, seeds, output)
+    (output / "tables").mkdir(parents=True, exist_ok=True)
+    words = [FLAGS.table, FLAGS.row or "all", scale.told()]
+    name = "-".join(re.sub(r"[^\w.=]+", "_", word) for word in words if word)
+    checkpoints.write_json(output / f"tables/{name}.json", {"sections": sections})
+    for what in failed:
+        print(f"failed: {what}", file=sys.stderr)
+    return failed
+
+
+if __name__ == "__main__":
+    app.run(main)

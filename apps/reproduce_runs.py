@@ -1,0 +1,221 @@
+"""One training by what it is: its recipe, its folder and the command that carries it out."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import shlex
+import sys
+
+APPS = pathlib.Path(__file__).resolve().parent
+# The flags of apps/train_cifar.py by recipe. Drops are shares of the epochs: 75, 130 and 180
+# of 200 and so on. "imagenet" leaves all to apps/train_imagenet.py, which has it by network.
+RECIPES = {
+    "byot": {
+        **{"epochs": 200, "batch_size": 128, "learning_rate": 0.1, "weight_decay": 5e-4},
+        **{"drops": "0.375,0.65,0.9", "drop_factor": 0.1, "nesterov": False},
+    },
+    "ddgsd": {
+        **{"epochs": 200, "batch_size": 64, "learning_rate": 0.1, "weight_decay": 1e-4},
+        **{"drops": "0.3,0.6,0.9", "drop_factor": 0.1, "nesterov": True},
+    },
+    "ddgsd_wide": {
+        **{"epochs": 200, "batch_size": 128, "learning_rate": 0.1, "weight_decay": 5e-4},
+        **{"drops": "0.3,0.6,0.9", "drop_factor": 0.2, "nesterov": True},
+    },
+    "ddgsd_dense": {
+        **{"epochs": 300, "batch_size": 64, "learning_rate": 0.1, "weight_decay": 1e-4},
+        **{"drops": "0.5,0.75", "drop_factor": 0.1, "nesterov": True},
+    },
+    "imagenet": {},
+}
+IMAGENET_EPOCHS = 90  # of every recipe of train_imagenet.py that the papers use
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is trained: all but the seed, and how far it is scaled down.
+
+    Attributes:
+        dataset: name as of `sd_keras.data.load`, or "imagenet2012".
+        model: name of `sd_keras.models.MODELS`.
+        method: names of `sd_keras.methods.METHODS`, joined by +.
+        options: pairs of a flag and its value, where these are not the method's defaults.
+            "deepest_last" is a share of the epochs.
+        recipe: key of `RECIPES`.
+        teacher: the Run whose network teaches, or None. It is trained once, with seed 0.
+        peer: name of a network that learns together with it, or None.
+    """
+
+    dataset: str
+    model: str
+    method: str = "baseline"
+    options: tuple = ()
+    recipe: str = "byot"
+    teacher: "Run | None" = None
+    peer: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How far runs are scaled down, and how they are carried out; None: as the recipe says.
+
+    Attributes:
+        epochs, batch_size, fraction (of the training images), model (in place of each
+        student), teacher_model, peer_model, dataset: what makes it another run.
+        precision: Keras's dtype policy, which the papers leave open.
+        data_dir: where the prepared data lie.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    fraction: float = 1.0
+    model: str | None = None
+    teacher_model: str | None = None
+    peer_model: str | None = None
+    dataset: str | None = None
+    precision: str = "float32"
+    data_dir: str | None = None
+
+    @property
+    def is_down(self):
+        """Whether the papers' figures are of other runs than these."""
+        free = {"precision": self.precision, "data_dir": self.data_dir}
+        return self != Scale(**free)
+
+    def told(self):
+        """Returns in words what is other than in the papers; "" for nothing."""
+        changed = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("precision", "data_dir")
+            and getattr(self, field.name) != field.default
+        }
+        return ", ".join(f"{name} {value}" for name, value in changed.items())
+
+    def apply(self, run):
+        """Returns the Run that is carried out in place of one of the papers'."""
+        teacher = run.teacher and dataclasses.replace(
+            run.teacher, model=self.teacher_model or run.teacher.model
+        )
+        same = run.peer == run.model
+        if teacher:
+            teacher = dataclasses.replace(teacher, dataset=self.dataset or run.dataset)
+        return dataclasses.replace(
+            run,
+            dataset=self.dataset or run.dataset,
+            model=self.model or run.model,
+            teacher=teacher,
+            # A second network of the same kind stays one.
+            peer=run.peer and ((self.model if same else self.peer_model) or run.peer),
+        )
+
+
+def epochs_of(run, scale):
+    """Returns the epochs of a run."""
+    return scale.epochs or RECIPES[run.recipe].get("epochs", IMAGENET_EPOCHS)
+
+
+def folder_of(run, scale, seed):
+    """Returns the folder of a run below the output, which tells what it is."""
+    dataset = run.dataset + (f"-fraction{scale.fraction:g}" if scale.fraction < 1 else "")
+    recipe = run.recipe
+    for name in ("epochs", "batch_size"):
+        changed = getattr(scale, name)
+        if changed and changed != RECIPES[run.recipe].get(name):
+            recipe += f"-{name}{changed}"
+    recipe += f"-{scale.precision}" if scale.precision != "float32" else ""
+    method = run.method + "".join(f"-{name}{value}" for name, value in run.options)
+    method += f"-from-{run.teacher.model}" if run.teacher else ""
+    method += f"-with-{run.peer}" if run.peer else ""
+    # The last part names the run in cards and plots, too.
+    parts = (dataset, run.model, recipe, f"{method}-seed{seed}")
+    return pathlib.Path(*(re.sub(r"[^\w.+=-]+", "_", part) for part in parts))
+
+
+def command_of(run, scale, seed, output):
+    """Returns the command line of a run as a list, the interpreter first."""
+    imagenet = run.recipe == "imagenet"
+    given = {"dataset": run.dataset, "data_dir": scale.data_dir, "model": run.model}
+    given["method"] = run.method
+    given |= {name: _option(name, value, run, scale) for name, value in run.options}
+    if run.teacher:
+        given["teacher"] = output / folder_of(run.teacher, scale, 0)
+    given |= {"peer": run.peer, **RECIPES[run.recipe]}
+    if scale.epochs:
+        given["epochs"] = scale.epochs
+    if scale.batch_size:
+        given["batch_size"] = scale.batch_size
+    if imagenet and scale.fraction < 1:
+        given["train_split"] = f"train[:{100 * scale.fraction:g}%]"
+    if not imagenet:
+        # All images are trained on and the last epoch is reported: nothing is chosen.
+        given |= {"validation": 0, "fraction": scale.fraction if scale.fraction < 1 else None}
+        given["export"] = False
+    given |= {"precision": scale.precision, "seed": seed}
+    given["workdir"] = output / folder_of(run, scale, seed)
+    app = app_of("train_imagenet.py" if imagenet else "train_cifar.py")
+    return [
+        sys.executable,
+        app,
+        *(_flag(*pair) for pair in given.items() if pair[1] is not None),
+    ]
+
+
+def app_of(name):
+    """Returns the path of an app, from the working folder on where that holds it."""
+    here = pathlib.Path.cwd()
+    return str((APPS / name).relative_to(here) if here in APPS.parents else APPS / name)
+
+
+def as_text(command):
+    """Returns a command line as one types it."""
+    return shlex.join(["python", *command[1:]])
+
+
+def _option(name, value, run, scale):
+    if name == "deepest_last":
+        return max(1, round(value * epochs_of(run, scale)))
+    return value
+
+
+def _flag(name, value):
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no'}{name}"
+    return f"--{name}={value:g}" if isinstance(value, float) else f"--{name}={value}"
+
+
+def results_of(folder):
+    """Returns what a finished run wrote, or None."""
+    path = folder / "results.json"
+    if not path.is_file() or not (folder / "network.keras").is_file():
+        return None
+    return json.loads(path.read_text())
+
+
+def analysis_folder(words, folder):
+    """Returns where an analysis of a run is written."""
+    return folder / f"analysis_{words}"
+
+
+def state_of(folder):
+    """Returns in words how far a run is."""
+    if results_of(folder) is not None:
+        return "finished"
+    epochs = [int(p.stem.removeprefix("epoch_")) for p in folder.glob("checkpoints/epoch_*.keras")]
+    if epochs:
+        return f"at epoch {max(epochs)}"
+    return "begun" if folder.exists() else "not begun"
+
+
+def with_teachers(runs):
+    """Returns the runs once each, every teacher before its students.
+
+    Args:
+        runs: list of pairs of a Run and its seed.
+    """
+    ordered = []
+    for run, seed in runs:
+        chain = [(run.teacher, 0)] if run.teacher else []
+        ordered += [pair for pair in (*chain, (run, seed)) if pair not in ordered]
+    return ordered

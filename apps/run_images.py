@@ -1,0 +1,61 @@
+"""Flags of how training images are changed: distorted, mixed, attacked."""
+
+from absl import flags
+
+import sd_keras
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("padding", None, "pixels of crop padding (default: an eighth)", 0)
+flags.DEFINE_bool("flip", None, "mirror at random (default: not for digits and mnist)")
+flags.DEFINE_list(
+    "distortion", None, "behind crop_flip: affine, perspective, thin_plate_spline, color"
+)
+flags.DEFINE_float("mixup", None, "α of mixup", 0)
+flags.DEFINE_float("cutmix", None, "α of CutMix", 0)
+flags.DEFINE_float(
+    "adversarial", None, "pixel values by which the last view is changed against the network", 0
+)
+CLASSES = {
+    "affine": "Affine",
+    "perspective": "Perspective",
+    "thin_plate_spline": "ThinPlateSpline",
+    "color": "Color",
+}
+
+
+def check_images():
+    """Raises ValueError for distortions that there are not."""
+    for name in FLAGS.distortion or ():
+        if name not in ("crop_flip", *CLASSES):
+            raise ValueError(
+                f"`distortion` must be of crop_flip, {', '.join(CLASSES)}. "
+                f"Received: distortion={name!r}"
+            )
+
+
+def build_distortion(input_shape, dataset):
+    """Returns the layer that draws a view: crop and flip, and behind it what flags ask for."""
+    digits = dataset == "digits" or "mnist" in dataset
+    padding = input_shape[0] // 8 if FLAGS.padding is None else FLAGS.padding
+    flip = not digits if FLAGS.flip is None else FLAGS.flip
+    distortions = sd_keras.distortions
+    first = distortions.CropFlip(padding, flip, seed=FLAGS.seed)
+    # Each draws from a seed of its own, lest one's draws repeat another's.
+    others = [
+        getattr(distortions, CLASSES[name])(seed=FLAGS.seed + index)
+        for index, name in enumerate(FLAGS.distortion or (), start=1)
+        if name != "crop_flip"
+    ]
+    return distortions.Chain([first, *others]) if others else first
+
+
+def build_mixing():
+    """Returns the layer that mixes a batch, or None."""
+    if not FLAGS.mixup and not FLAGS.cutmix:
+        return None
+    return sd_keras.mixing.Mix(FLAGS.mixup or 0.0, FLAGS.cutmix or 0.0, seed=FLAGS.seed)
+
+
+def build_adversary():
+    """Returns what changes the last view against the network, or None."""
+    return sd_keras.adversary.FastGradientSign(FLAGS.adversarial) if FLAGS.adversarial else None
