@@ -5,41 +5,13 @@ weights they pull the features about as strongly as the paper's MMD does (docs/d
 """
 
 import keras
-from keras import ops
 
 from sd_keras import losses
-from sd_keras.objectives.base import Objective, check_exits, compared_exits
-
-
-class _ViewDiscrepancy(Objective):
-    """Base: adds a discrepancy of the features over the exits compared."""
-
-    num_views = 2
-
-    def __init__(self, weight, exits, name):
-        super().__init__(weight, name)
-        check_exits(exits)
-        self.exits = exits
-
-    def discrepancy(self, features_a, features_b):
-        """Returns a scalar for two batches of features `(n, d)`."""
-        raise NotImplementedError
-
-    def call(self, labels, views):
-        del labels
-        a, b = views
-        value = sum(
-            self.discrepancy(a[f"features_{index}"], b[f"features_{index}"])
-            for index in compared_exits(a, self.exits)
-        )
-        return ops.broadcast_to(value, (ops.shape(a["exit_1"])[0],))
-
-    def get_config(self):
-        return super().get_config() | {"exits": self.exits}
+from sd_keras.objectives.views import ViewDiscrepancy
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
-class ViewMultiKernelMMD(_ViewDiscrepancy):
+class ViewMultiKernelMMD(ViewDiscrepancy):
     """MMD² with several Gaussian kernels (Gretton et al. 2012; Long et al. 2015).
 
     Args:
@@ -66,7 +38,7 @@ class ViewMultiKernelMMD(_ViewDiscrepancy):
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
-class ViewCORAL(_ViewDiscrepancy):
+class ViewCORAL(ViewDiscrepancy):
     """‖C_a − C_b‖²_F / (4 d²) of the features' covariances (Sun & Saenko 2016).
 
     Args:
@@ -81,7 +53,7 @@ class ViewCORAL(_ViewDiscrepancy):
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
-class ViewTopKMMD(_ViewDiscrepancy):
+class ViewTopKMMD(ViewDiscrepancy):
     """Linear MMD on the k features with the largest mean activation in the batch.
 
     Args:

@@ -34,28 +34,42 @@ class ViewKL(Softened):
         return super().get_config() | {"exits": self.exits}
 
 
-@keras.saving.register_keras_serializable(package="sd_keras")
-class ViewMMD(Objective):
-    """‖mean h(x_a) − mean h(x_b)‖²₂ between two views' features (DDGSD eq. 4).
+class ViewDiscrepancy(Objective):
+    """Base: how far apart two views' features are, added over the exits compared.
 
     A statistic of the batch, given to each of its examples alike.
     """
 
     num_views = 2
 
-    def __init__(self, weight=5e-4, exits="deepest", name="view_mmd"):
+    def __init__(self, weight, exits, name):
         super().__init__(weight, name)
         check_exits(exits)
         self.exits = exits
+
+    def discrepancy(self, features_a, features_b):
+        """Returns a scalar for two batches of features `(n, d)`."""
+        raise NotImplementedError
 
     def call(self, labels, views):
         del labels
         a, b = views
         value = sum(
-            losses.mean_discrepancy(a[f"features_{index}"], b[f"features_{index}"])
+            self.discrepancy(a[f"features_{index}"], b[f"features_{index}"])
             for index in compared_exits(a, self.exits)
         )
         return ops.broadcast_to(value, (ops.shape(a["exit_1"])[0],))
 
     def get_config(self):
         return super().get_config() | {"exits": self.exits}
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewMMD(ViewDiscrepancy):
+    """‖mean h(x_a) − mean h(x_b)‖²₂ between two views' features (DDGSD eq. 4)."""
+
+    def __init__(self, weight=5e-4, exits="deepest", name="view_mmd"):
+        super().__init__(weight, exits, name)
+
+    def discrepancy(self, features_a, features_b):
+        return losses.mean_discrepancy(features_a, features_b)
