@@ -29,35 +29,35 @@ from dataclasses import dataclass
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import analyze_answers
-import analyze_costs
-import analyze_page
-import analyze_plots
-import analyze_subject
-import analyze_trials
+import analyses.answers
+import analyses.costs
+import analyses.page
+import analyses.plots
+import analyses.subject
+import analyses.trials
 import finished_run
 from absl import app, flags, logging
-from analyze_subject import Subject, some
+from analyses.subject import Subject, some
 
 import sd_keras
 from sd_keras import checkpoints, report
 
 ANALYSES = {
-    "noise": analyze_trials.noise,
-    "gradients": analyze_trials.gradients,
-    "components": analyze_answers.components,
-    "separability": analyze_answers.separability,
-    "agreement": analyze_answers.agreement,
-    "calibration": analyze_answers.calibration,
-    "consistency": analyze_trials.consistency,
-    "corruptions": analyze_trials.corrupted,
-    "ablation": analyze_trials.ablation,
+    "noise": analyses.trials.noise,
+    "gradients": analyses.trials.gradients,
+    "components": analyses.answers.components,
+    "separability": analyses.answers.separability,
+    "agreement": analyses.answers.agreement,
+    "calibration": analyses.answers.calibration,
+    "consistency": analyses.trials.consistency,
+    "corruptions": analyses.trials.corrupted,
+    "ablation": analyses.trials.ablation,
 }
 WORDS = ("costs", *ANALYSES, "all")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
-flags.adopt_module_key_flags(analyze_costs)
+flags.adopt_module_key_flags(analyses.costs)
 flags.DEFINE_string("output", None, "costs: JSON file for the figures; else the folder to write")
 flags.DEFINE_string("beside", None, "a second network, as --network (default: the run's baseline)")
 flags.DEFINE_integer("images", 2000, "most images of the training and of the test split", 2)
@@ -93,7 +93,7 @@ def main(argv):
         sys.exit(1)
     try:
         if words == ["costs"]:
-            analyze_costs.show_costs()
+            analyses.costs.show_costs()
         else:
             look([w for w in ANALYSES if w in words or "all" in words])
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -103,7 +103,7 @@ def main(argv):
 
 def look(words):
     """Carries out analyses of the trained network of the flags, and writes what they find."""
-    analyze_plots.require()
+    analyses.plots.require()
     folder = pathlib.Path(FLAGS.output or finished_run.network_file().parent / "analysis")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
@@ -116,7 +116,7 @@ def look(words):
         print(f"{word} …", file=sys.stderr, flush=True)
         results[word] = ANALYSES[word](subjects, settings)
         # Each time, so that an interrupted run leaves what it has found.
-        analyze_page.write(folder, title, facts(splits, subjects), results)
+        analyses.page.write(folder, title, facts(splits, subjects), results)
     print(f"written to {folder}: index.html, {', '.join(f'{w}.csv, {w}.png' for w in words)}")
 
 
@@ -131,7 +131,7 @@ def settings_of_flags(splits):
         bins=FLAGS.bins,
         batch_size=FLAGS.batch_size,
         seed=seed,
-        distortion=lambda: analyze_subject.distortion(trained_with, splits, seed),
+        distortion=lambda: analyses.subject.distortion(trained_with, splits, seed),
     )
 
 

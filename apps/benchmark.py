@@ -49,7 +49,7 @@ import time
 from pathlib import Path
 
 from absl import app, flags
-from benchmark_machine import foreign_seconds, machine, versions
+from benchmarks.machine import foreign_seconds, machine, versions
 
 PARTS = (
     "steps",
@@ -117,17 +117,17 @@ def measure(part):
     """Returns the figures of one part."""
     if part == "import":
         return import_figures()
-    import benchmark_parts
+    import benchmarks.parts
 
     if part not in ("steps", "precision", "losses"):
-        module = importlib.import_module(f"benchmark_{part}")
+        module = importlib.import_module(f"benchmarks.{part}")
         return getattr(module, f"{part}_figures")(FLAGS)
-    return getattr(benchmark_parts, f"{part}_figures")(FLAGS)
+    return getattr(benchmarks.parts, f"{part}_figures")(FLAGS)
 
 
 def import_figures():
     """The seconds that sd_keras adds to Keras, in fresh interpreters."""
-    from benchmark_parts import figure
+    from benchmarks.parts import figure
 
     def imports():
         result = subprocess.run(

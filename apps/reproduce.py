@@ -20,10 +20,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import reproduce_page
-import reproduce_runs
-import reproduce_steps
-import reproduce_tables
+import reproduction.page
+import reproduction.runs
+import reproduction.steps
+import reproduction.tables
 from absl import app, flags
 
 import sd_keras
@@ -68,9 +68,13 @@ def main(argv):
             raise ValueError(f"flags are written --name=value. Received: {argv[1:]}")
         output = pathlib.Path(FLAGS.output)
         if FLAGS.list:
-            print(reproduce_steps.listed(reproduce_tables.tables(), FLAGS.costs, scale_of_flags()))
+            print(
+                reproduction.steps.listed(
+                    reproduction.tables.tables(), FLAGS.costs, scale_of_flags()
+                )
+            )
         elif FLAGS.collect:
-            count = reproduce_page.collect(output)
+            count = reproduction.page.collect(output)
             print(f"{count} runs; written to {output}: index.html, index.md")
         else:
             sys.exit(1 if reproduce(output) else 0)
@@ -83,7 +87,7 @@ def main(argv):
 
 
 def scale_of_flags():
-    """Returns the `reproduce_runs.Scale` that the flags ask for."""
+    """Returns the `reproduction.runs.Scale` that the flags ask for."""
     names = ("epochs", "batch_size", "fraction", "model", "teacher_model", "peer_model")
     names += ("dataset", "precision", "data_dir")
     protocol = PROTOCOLS.get(FLAGS.protocol, {})
@@ -97,28 +101,30 @@ def scale_of_flags():
                 f"`{name}` must be one of {', '.join(sd_keras.models.MODELS)}. "
                 f"Received: {name}={values[name]!r}"
             )
-    return reproduce_runs.Scale(**values)
+    return reproduction.runs.Scale(**values)
 
 
 def reproduce(output):
     """Carries out rows of a table and shows them; returns the runs that failed."""
     if FLAGS.table is None:
-        known = ", ".join(reproduce_tables.tables())
+        known = ", ".join(reproduction.tables.tables())
         raise ValueError(f"`table` must be one of {known}. Received: table=None")
-    table, rows = reproduce_tables.choose(FLAGS.table, FLAGS.row)
+    table, rows = reproduction.tables.choose(FLAGS.table, FLAGS.row)
     scale, seeds = scale_of_flags(), range(FLAGS.seeds)
     if scale.model and len(rows) > 1:
         names = ", ".join(row.name for row in rows)
         raise ValueError(f"`row` must be one of {names} with `model`. Received: row=None")
-    runs = reproduce_steps.runs_of(rows, scale, seeds)
+    runs = reproduction.steps.runs_of(rows, scale, seeds)
     if FLAGS.dry_run:
-        print(reproduce_steps.planned(runs, scale, output))
+        print(reproduction.steps.planned(runs, scale, output))
         return []
-    failed = reproduce_steps.carry_out(runs, scale, output)
-    failed += [what for row in rows for what in reproduce_steps.analysed(row, scale, seeds, output)]
+    failed = reproduction.steps.carry_out(runs, scale, output)
+    failed += [
+        what for row in rows for what in reproduction.steps.analysed(row, scale, seeds, output)
+    ]
     sections = []
     for row in rows:
-        sections += reproduce_steps.shown(FLAGS.table, table, row, scale, seeds, output)
+        sections += reproduction.steps.shown(FLAGS.table, table, row, scale, seeds, output)
     (output / "tables").mkdir(parents=True, exist_ok=True)
     words = [FLAGS.table, FLAGS.row or "all", scale.told()]
     name = "-".join(re.sub(r"[^\w.=]+", "_", word) for word in words if word)

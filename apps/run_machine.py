@@ -4,7 +4,7 @@ import json
 import time
 
 import keras
-from benchmark_machine import machine
+from benchmarks.machine import machine
 
 from sd_keras import checkpoints
 

@@ -136,7 +136,7 @@ def test_plots_without_matplotlib_name_the_extra(monkeypatch):
     import sys
 
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1] / "apps"))
-    plots = importlib.import_module("analyze_plots")
+    plots = importlib.import_module("analyses.plots")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'sd_keras\[plots\]'"):
         plots.require()

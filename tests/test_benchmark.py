@@ -119,7 +119,7 @@ def test_the_torch_part_alone_names_what_to_install():
 UNKNOWN_PARTS = [("speed",), ("--what=steps,speed",), ()]
 CHOICES = dict.fromkeys(
     UNKNOWN_PARTS,
-    "torch, precision, distortion, losses, build, input, train, backup, inference, import, all",
+    "losses, build, input, companions, train, backup, inference, analysis, import, all",
 )
 CHOICES[("steps", "--precision=float8")] = "float32, mixed_bfloat16"
 CHOICES[("steps", "--model=resnet19")] = "resnet18"
@@ -147,7 +147,7 @@ def twin(monkeypatch):
     if keras.config.backend() != "tensorflow":
         pytest.skip("the benchmark is for Keras on TensorFlow")
     monkeypatch.syspath_prepend(str(APPS))
-    return pytest.importorskip("benchmark_torch")
+    return pytest.importorskip("benchmarks.torch")
 
 
 def settings_of(model):

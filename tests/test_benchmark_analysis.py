@@ -16,7 +16,7 @@ def analysis_part(monkeypatch):
     if keras.config.backend() != "tensorflow":
         pytest.skip("the benchmark is for Keras on TensorFlow")
     monkeypatch.syspath_prepend(str(APPS))
-    part = importlib.import_module("benchmark_analysis")
+    part = importlib.import_module("benchmarks.analysis")
     for name, value in (("LEVELS", 2), ("DRAWS", 2), ("IMAGES", 8)):
         monkeypatch.setattr(part, name, value)
     return part

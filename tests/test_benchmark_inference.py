@@ -17,7 +17,7 @@ def inference_part(monkeypatch):
     if keras.config.backend() != "tensorflow":
         pytest.skip("the benchmark is for Keras on TensorFlow")
     monkeypatch.syspath_prepend(str(APPS))
-    part = importlib.import_module("benchmark_inference")
+    part = importlib.import_module("benchmarks.inference")
     finder = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
     monkeypatch.setattr(part, "importlib", finder)
     return part

@@ -18,7 +18,7 @@ def train_part(monkeypatch):
     if keras.config.backend() != "tensorflow":
         pytest.skip("the benchmark is for Keras on TensorFlow")
     monkeypatch.syspath_prepend(str(APPS))
-    return importlib.import_module("benchmark_train")
+    return importlib.import_module("benchmarks.train")
 
 
 class Given(SimpleNamespace):

@@ -15,24 +15,24 @@ from scipy import stats
 APPS = pathlib.Path(__file__).parents[1] / "apps"
 sys.path.append(str(APPS))
 
-import reproduce_costs
-import reproduce_figures
-import reproduce_page
-import reproduce_runs
-import reproduce_statistics as statistics
-import reproduce_steps
-import reproduce_tables
+import reproduction.costs
+import reproduction.figures
+import reproduction.page
+import reproduction.runs
+import reproduction.statistics as statistics
+import reproduction.steps
+import reproduction.tables
 import run_networks
-from reproduce_runs import Run, Scale
+from reproduction.runs import Run, Scale
 
 import sd_keras
 
-TABLES = reproduce_tables.tables()
+TABLES = reproduction.tables.tables()
 ROWS = [(name, row) for name, table in TABLES.items() for row in table.rows]
 
 
 def cell_of(table, row, label):
-    _, (found,) = reproduce_tables.choose(table, row)
+    _, (found,) = reproduction.tables.choose(table, row)
     return next(cell for cell in found.cells if cell.label == label)
 
 
@@ -67,7 +67,7 @@ def test_every_row_can_be_built(name, row):
     for cell in row.cells:
         assert set(cell.against) <= set(labels)
         assert cell.run.model in sd_keras.models.MODELS
-        assert cell.run.recipe in reproduce_runs.RECIPES
+        assert cell.run.recipe in reproduction.runs.RECIPES
         assert set(cell.run.method.split("+")) <= sd_keras.methods.METHODS.keys()
         needed = [
             flag
@@ -92,34 +92,34 @@ def test_tables_share_runs_and_teachers():
     assert plain == cell_of("byot/3", "ResNet152 to ResNet18", "baseline").run
     assert plain == cell_of("byot/ablation", None, "plain").run
     assert cell_of("ddgsd/5", None, "μ = 0").run == cell_of("ddgsd/6", "ResNet-32", "+ KL").run
-    _, rows = reproduce_tables.choose("byot/3", "ResNet152 to ResNet18")
-    runs = reproduce_steps.runs_of(rows, Scale(), range(3))
+    _, rows = reproduction.tables.choose("byot/3", "ResNet152 to ResNet18")
+    runs = reproduction.steps.runs_of(rows, Scale(), range(3))
     teachers = [pair for pair in runs if pair[0].model == "resnet152"]
     assert len(teachers) == 1 and runs.index(teachers[0]) < 3
     assert len(runs) == 1 + 3 * 6
-    folders = {reproduce_runs.folder_of(run, Scale(), seed) for run, seed in runs}
+    folders = {reproduction.runs.folder_of(run, Scale(), seed) for run, seed in runs}
     assert len(folders) == len(runs)
 
 
 def test_names_and_commands_say_what_a_run_is(tmp_path):
     teacher = Run("cifar100", "resnet152")
     run = Run("cifar100", "resnet18", "knowledge_distillation", teacher=teacher)
-    folder = reproduce_runs.folder_of(run, Scale(), 2)
+    folder = reproduction.runs.folder_of(run, Scale(), 2)
     assert str(folder) == "cifar100/resnet18/byot/knowledge_distillation-from-resnet152-seed2"
     scale = Scale(epochs=5, fraction=0.1, precision="mixed_bfloat16")
-    folder = reproduce_runs.folder_of(run, scale, 0)
+    folder = reproduction.runs.folder_of(run, scale, 0)
     assert folder.parts[0] == "cifar100-fraction0.1"
     assert folder.parts[2] == "byot-epochs5-mixed_bfloat16"
-    command = reproduce_runs.command_of(run, scale, 0, tmp_path)
+    command = reproduction.runs.command_of(run, scale, 0, tmp_path)
     for word in ("--epochs=5", "--validation=0", "--drops=0.375,0.65,0.9", "--weight_decay=0.0005"):
         assert word in command
-    taught_by = reproduce_runs.folder_of(teacher, scale, 0)
+    taught_by = reproduction.runs.folder_of(teacher, scale, 0)
     assert f"--teacher={tmp_path / taught_by}" in command
     last = Run("cifar100", "resnet18", options=(("deepest_last", 0.1),))
-    assert "--deepest_last=20" in reproduce_runs.command_of(last, Scale(), 0, tmp_path)
-    assert "--deepest_last=1" in reproduce_runs.command_of(last, scale, 0, tmp_path)
+    assert "--deepest_last=20" in reproduction.runs.command_of(last, Scale(), 0, tmp_path)
+    assert "--deepest_last=1" in reproduction.runs.command_of(last, scale, 0, tmp_path)
     imagenet = Run("imagenet2012", "resnet18", recipe="imagenet")
-    command = reproduce_runs.command_of(imagenet, Scale(fraction=0.25), 0, tmp_path)
+    command = reproduction.runs.command_of(imagenet, Scale(fraction=0.25), 0, tmp_path)
     assert command[1].endswith("train_imagenet.py") and "--train_split=train[:25%]" in command
 
 
@@ -135,17 +135,17 @@ def test_costs_are_counted():
     plain = Run("cifar100", "resnet18")
     forward = 2 * 555.5e6
     expected = 3 * forward * 50_000 * 200 / 1e15
-    assert reproduce_costs.petaflop(plain, Scale()) == pytest.approx(expected, rel=1e-3)
+    assert reproduction.costs.petaflop(plain, Scale()) == pytest.approx(expected, rel=1e-3)
     two = Run("cifar100", "resnet18", "two_branch")
-    assert reproduce_costs.petaflop(two, Scale()) == pytest.approx(2 * expected, rel=1e-3)
+    assert reproduction.costs.petaflop(two, Scale()) == pytest.approx(2 * expected, rel=1e-3)
     own = Run("cifar100", "resnet18", "be_your_own_teacher")
     with_heads = expected * (555.47 + 40.0) / 555.47
-    assert reproduce_costs.petaflop(own, Scale()) == pytest.approx(with_heads, rel=1e-3)
+    assert reproduction.costs.petaflop(own, Scale()) == pytest.approx(with_heads, rel=1e-3)
     taught = Run("cifar100", "resnet18", "knowledge_distillation", teacher=plain)
-    cost = reproduce_costs.petaflop(taught, Scale(epochs=100, fraction=0.5))
+    cost = reproduction.costs.petaflop(taught, Scale(epochs=100, fraction=0.5))
     assert cost == pytest.approx(expected / 4 * 4 / 3, rel=1e-3)
-    assert reproduce_costs.acceleration(own, 1) == pytest.approx(3.10, abs=0.005)
-    assert reproduce_costs.acceleration(own, "ensemble") == pytest.approx(0.933, abs=0.001)
+    assert reproduction.costs.acceleration(own, 1) == pytest.approx(3.10, abs=0.005)
+    assert reproduction.costs.acceleration(own, "ensemble") == pytest.approx(0.933, abs=0.001)
 
 
 def test_statistics_agree_with_scipy():
@@ -201,24 +201,24 @@ def made_up(folder, accuracies, seed, **about):
 @pytest.fixture
 def made_up_table(tmp_path):
     """Three seeds of two runs of byot/1, ResNet18: exits 1 to 4 and the ensemble."""
-    _, (row,) = reproduce_tables.choose("byot/1", "ResNet18")
+    _, (row,) = reproduction.tables.choose("byot/1", "ResNet18")
     for seed, gain in enumerate((0.01, 0.02, 0.03)):
         plain, own = (cell.run for cell in row.cells[:2])
         base = 0.77 + 0.001 * seed
-        made_up(tmp_path / reproduce_runs.folder_of(plain, Scale(), seed), [base] * 2, seed)
+        made_up(tmp_path / reproduction.runs.folder_of(plain, Scale(), seed), [base] * 2, seed)
         better = [0.6, 0.7, 0.75, base + gain, 0.8]
-        made_up(tmp_path / reproduce_runs.folder_of(own, Scale(), seed), better, seed)
+        made_up(tmp_path / reproduction.runs.folder_of(own, Scale(), seed), better, seed)
     return row, tmp_path
 
 
 def test_a_row_is_measured_and_compared(made_up_table):
     row, output = made_up_table
-    rows = reproduce_figures.measured_row(row, Scale(), range(3), output)
-    header, lines = reproduce_figures.figures_table(rows, Scale())
+    rows = reproduction.figures.measured_row(row, Scale(), range(3), output)
+    header, lines = reproduction.figures.figures_table(rows, Scale())
     assert header == ["", "paper", "measured", "difference"]
     assert lines[0] == ["baseline", "77.09", "77.10 ± 0.10 (n=3)", "+0.01"]
     assert lines[4] == ["4/4", "78.64", "79.10 ± 1.10 (n=3)", "+0.46"]
-    _, compared = reproduce_figures.comparisons_table(rows)
+    _, compared = reproduction.figures.comparisons_table(rows)
     assert [line[0] for line in compared] == ["4/4 − baseline", "ensemble − baseline"]
     assert compared[0][1] == "+2.00" and compared[0][5] == "3"
     assert float(compared[0][3]) == pytest.approx(stats.ttest_1samp([1, 2, 3], 0).pvalue, rel=1e-2)
@@ -229,11 +229,11 @@ def test_a_row_is_measured_and_compared(made_up_table):
 def test_other_measures_than_accuracy(made_up_table):
     row, output = made_up_table
     folder = output / "cifar100/resnet18/byot/baseline-seed0"
-    results = reproduce_runs.results_of(folder)
+    results = reproduction.runs.results_of(folder)
 
     def figure(**settings):
-        cell = reproduce_tables.Cell("a", row.cells[0].run, **settings)
-        return reproduce_figures.figure_of(cell, results, Scale(), output, folder)
+        cell = reproduction.tables.Cell("a", row.cells[0].run, **settings)
+        return reproduction.figures.figure_of(cell, results, Scale(), output, folder)
 
     assert figure(measure="error") == pytest.approx(23.0)
     assert figure(measure="hours") == pytest.approx(0.025)
@@ -246,13 +246,13 @@ def test_other_measures_than_accuracy(made_up_table):
 
 def test_a_scaled_down_table_has_no_differences(made_up_table):
     row, output = made_up_table
-    rows = reproduce_figures.measured_row(row, Scale(), range(3), output)
-    header, lines = reproduce_figures.figures_table(rows, Scale(fraction=0.5))
+    rows = reproduction.figures.measured_row(row, Scale(), range(3), output)
+    header, lines = reproduction.figures.figures_table(rows, Scale(fraction=0.5))
     assert header == ["", "paper, full recipe", "measured, SCALED DOWN"]
     assert {len(line) for line in lines} == {3}
-    _, (own,) = reproduce_tables.choose("rivals")
-    rows = reproduce_figures.measured_row(own, Scale(), range(3), output)
-    header, lines = reproduce_figures.figures_table(rows, Scale())
+    _, (own,) = reproduction.tables.choose("rivals")
+    rows = reproduction.figures.measured_row(own, Scale(), range(3), output)
+    header, lines = reproduction.figures.figures_table(rows, Scale())
     assert header == ["", "measured"] and lines[0] == ["plain", "77.10 ± 0.10 (n=3)"]
 
 
@@ -261,7 +261,7 @@ def test_runs_are_collected_into_a_page(made_up_table):
     made_up(output / "digits/run", [0.5, 0.5], 4, training_seconds=None)
     (output / "digits/run/analysis_noise").mkdir()
     (output / "digits/run/analysis_noise/index.html").write_text("")
-    assert reproduce_page.collect(output) == 7
+    assert reproduction.page.collect(output) == 7
     text, page = ((output / name).read_text() for name in ("index.md", "index.html"))
     line = next(line for line in text.splitlines() if "be_your_own_teacher-seed2" in line)
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
@@ -271,7 +271,7 @@ def test_runs_are_collected_into_a_page(made_up_table):
     assert "| digits/run | analysis_noise | digits/run/analysis_noise/index.html |" in text
     assert "--a=&lt;b|c&gt;" in page and "http" not in page and "<script" not in page
     with pytest.raises(ValueError, match="`output` must be a folder with runs"):
-        reproduce_page.collect(output / "nowhere")
+        reproduction.page.collect(output / "nowhere")
 
 
 WRONG = {
@@ -293,17 +293,17 @@ def test_wrong_flags_end_with_a_sentence(tmp_path):
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    _, rows = reproduce_tables.choose("byot/3", "WRN44-8 to WRN20-8")
-    runs = reproduce_steps.runs_of(rows, Scale(), [0])
-    made_up(tmp_path / reproduce_runs.folder_of(runs[0][0], Scale(), 0), [0.5, 0.5], 0)
+    _, rows = reproduction.tables.choose("byot/3", "WRN44-8 to WRN20-8")
+    runs = reproduction.steps.runs_of(rows, Scale(), [0])
+    made_up(tmp_path / reproduction.runs.folder_of(runs[0][0], Scale(), 0), [0.5, 0.5], 0)
     called = []
 
     def call(where, command):
         called.append(where)
         return 3
 
-    monkeypatch.setattr(reproduce_steps, "_call", call)
-    failed = reproduce_steps.carry_out(runs, Scale(), tmp_path)
+    monkeypatch.setattr(reproduction.steps, "_call", call)
+    failed = reproduction.steps.carry_out(runs, Scale(), tmp_path)
     assert "finished before" in capsys.readouterr().out
     # All but the plain network, which is there, and the students of a teacher that failed.
     assert len(called) == len(runs) - 1 - 3
@@ -312,14 +312,16 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
 
 
 def test_what_is_analysed_is_asked_for(tmp_path, monkeypatch):
-    _, (row,) = reproduce_tables.choose("byot/figure4")
+    _, (row,) = reproduction.tables.choose("byot/figure4")
     commands = []
-    monkeypatch.setattr(reproduce_steps, "_call", lambda _, command: commands.append(command) or 0)
-    assert len(reproduce_steps.analysed(row, Scale(), [0], tmp_path)) == 1  # nothing is finished
-    folders = [tmp_path / reproduce_runs.folder_of(cell.run, Scale(), 0) for cell in row.cells]
+    monkeypatch.setattr(
+        reproduction.steps, "_call", lambda _, command: commands.append(command) or 0
+    )
+    assert len(reproduction.steps.analysed(row, Scale(), [0], tmp_path)) == 1  # nothing is finished
+    folders = [tmp_path / reproduction.runs.folder_of(cell.run, Scale(), 0) for cell in row.cells]
     for folder in folders:
         made_up(folder, [0.5, 0.5], 0)
-    assert reproduce_steps.analysed(row, Scale(data_dir="d"), [0], tmp_path) == []
+    assert reproduction.steps.analysed(row, Scale(data_dir="d"), [0], tmp_path) == []
     assert commands[0][2:5] == ["noise", f"--network={folders[0]}", f"--beside={folders[1]}"]
 
 

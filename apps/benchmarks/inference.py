@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from benchmark_parts import IMAGE_SHAPE, compare, fact, figure, interleave
+from benchmarks.parts import IMAGE_SHAPE, compare, fact, figure, interleave
 
 from sd_keras import analysis, attach_exits, exit_names, export, inference, models
 

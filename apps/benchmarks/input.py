@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 
-SAMPLE = pathlib.Path(__file__).resolve().parents[2] / "shared/data/imagenet_sample"
+from benchmarks.machine import process_of
+
+SAMPLE = pathlib.Path(__file__).resolve().parents[3] / "shared/data/imagenet_sample"
 # Of a pass. What starting one takes, a tenth to a third of a second, is measured by a pass of one
 # batch, and left out: an epoch of ImageNet has thousands of batches.
 STEPS = 12
@@ -30,10 +32,10 @@ BARS = {"bare decode": ">= 0.75", "2 full decodes": ">= 1.5", "2 decode_and_crop
 
 def input_figures(settings):
     """Two views of each image, read, decoded once, cropped and batched, against the bars."""
-    from benchmark_parts import compare, figure
+    from benchmarks.parts import compare, figure
 
-    command = [sys.executable, __file__, str(settings.batch_size), str(settings.repeats)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    command, environment = process_of("input", settings.batch_size, settings.repeats)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"the input part failed:\n{result.stderr[-3000:]}")
     seconds = json.loads(result.stdout.splitlines()[-1])
@@ -54,7 +56,7 @@ def input_figures(settings):
 
 def limit_of(seconds):
     """What any such pipeline could reach at best, a figure without a bar."""
-    from benchmark_parts import compare, fact
+    from benchmarks.parts import compare, fact
 
     row = compare(seconds["bare decode"], seconds[LIMIT])
     row["beside"] = "read, decode, one resize, two slices and mirrors, batch; nothing checked"
@@ -69,7 +71,7 @@ def measure(batch_size, repeats):
 
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    from benchmark_parts import WARM_UP
+    from benchmarks.parts import WARM_UP
 
     with tempfile.TemporaryDirectory() as folder:
         passes = []

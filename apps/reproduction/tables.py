@@ -9,7 +9,7 @@ class Cell:
 
     Attributes:
         label: what it is of.
-        run: the `reproduce_runs.Run` that is measured.
+        run: the `reproduction.runs.Run` that is measured.
         exit: number of an exit, "deepest" or "ensemble".
         paper: the paper's figure, or None.
         measure: "accuracy", "error" or "top_5_error" in percent of the test images; "hours"
@@ -59,11 +59,11 @@ class Table:
 
 def tables():
     """Returns all tables by name, in the order of the papers."""
-    import reproduce_byot
-    import reproduce_ddgsd
-    import reproduce_others
+    import reproduction.byot
+    import reproduction.ddgsd
+    import reproduction.others
 
-    return {**reproduce_byot.TABLES, **reproduce_ddgsd.TABLES, **reproduce_others.TABLES}
+    return {**reproduction.byot.TABLES, **reproduction.ddgsd.TABLES, **reproduction.others.TABLES}
 
 
 def plain_name(name):

@@ -8,7 +8,7 @@ import statistics
 
 import keras
 import tensorflow as tf
-from benchmark_parts import IMAGE_SHAPE, batch, compare, fact, figure, interleave, step_of, trainer
+from benchmarks.parts import IMAGE_SHAPE, batch, compare, fact, figure, interleave, step_of, trainer
 
 from sd_keras import distortions
 

@@ -9,7 +9,7 @@ import statistics
 
 import keras
 import tensorflow as tf
-from benchmark_parts import IMAGE_SHAPE, batch, compare, figure, interleave, step_of, trainer
+from benchmarks.parts import IMAGE_SHAPE, batch, compare, figure, interleave, step_of, trainer
 
 from sd_keras import SelfDistillModel, attach_exits, methods, models
 from sd_keras.optimizers import SGD
@@ -75,7 +75,7 @@ def _network(settings, precision, name):
 
 
 def _trainer(settings, precision, method, **others):
-    """As `benchmark_parts.trainer`, with other networks beside."""
+    """As `benchmarks.parts.trainer`, with other networks beside."""
     alone = trainer(settings, precision)
     model = SelfDistillModel(alone.network, method, alone.distortion, **others)
     model.compile(SGD(0.1, momentum=0.9, weight_decay=5e-4), metrics=["accuracy"])

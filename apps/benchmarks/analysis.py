@@ -9,7 +9,7 @@ import time
 
 import keras
 import numpy as np
-from benchmark_parts import IMAGE_SHAPE, compare, figure
+from benchmarks.parts import IMAGE_SHAPE, compare, figure
 
 from sd_keras import analysis, attach_exits, models
 from sd_keras.analysis.evaluation import Evaluation

@@ -1,7 +1,7 @@
 """The tables and figures of "Be Your Own Teacher" (Zhang et al., ICCV 2019)."""
 
-from reproduce_runs import Run
-from reproduce_tables import Cell, Row, Table
+from reproduction.runs import Run
+from reproduction.tables import Cell, Row, Table
 
 BYOT = "be_your_own_teacher"
 QUARTERS = ("1/4", "2/4", "3/4", "4/4", "ensemble")

@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 
+from benchmarks.machine import process_of
+
 EVERY_STEPS = 50
 STARTS = 3
 START_SIZE, START_IMAGES, START_BATCH = 64, 24, 8
@@ -25,15 +27,15 @@ def backup_figures(settings):
 
 def _cost(settings):
     """Seconds of a backup against those of the steps between two."""
-    import benchmark_train
-    from benchmark_parts import figure
+    import benchmarks.train
+    from benchmarks.parts import figure
 
     from sd_keras import backup_files, run_state
 
-    model = benchmark_train.trainer(settings, "float32", "baseline")
+    model = benchmarks.train.trainer(settings, "float32", "baseline")
     given = not settings["batch_size"].using_default_value
-    count = settings.batch_size if given else benchmark_train.BATCH_SIZE
-    images, labels = benchmark_train.batch(settings, count, 1)
+    count = settings.batch_size if given else benchmarks.train.BATCH_SIZE
+    images, labels = benchmarks.train.batch(settings, count, 1)
     with tempfile.TemporaryDirectory() as folder:
 
         def save():
@@ -41,7 +43,7 @@ def _cost(settings):
             backup_files.write(pathlib.Path(folder), 0, 0, arrays, keep=1)
 
         step = lambda: model.train_on_batch(images, labels)  # noqa: E731
-        seconds = benchmark_train.timed({"step": step, "save": save}, min(5, settings.repeats))
+        seconds = benchmarks.train.timed({"step": step, "save": save}, min(5, settings.repeats))
         size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir()) / 1e6
     values = [s / (EVERY_STEPS * t) for s, t in zip(seconds["save"], seconds["step"])]
     save, step = (statistics.median(seconds[name]) for name in ("save", "step"))
@@ -52,11 +54,11 @@ def _cost(settings):
 
 def _starts(settings):
     """Seconds to the first step of a run that goes on against one that begins."""
-    import benchmark_train
-    from benchmark_parts import compare, figure
+    import benchmarks.train
+    from benchmarks.parts import compare, figure
 
     given = not settings["model"].using_default_value
-    model = settings.model if given else benchmark_train.NETWORK
+    model = settings.model if given else benchmarks.train.NETWORK
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         _write_images(root / "images")
@@ -86,8 +88,8 @@ def _write_images(root):
 def _start(model, root, name):
     """Returns the seconds from the start of a process to the end of its first step."""
     before = time.time()
-    command = [sys.executable, __file__, model, str(root / "images"), str(root / name)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command, environment = process_of("backup", model, root / "images", root / name)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"a process of backup failed:\n{done.stderr[-3000:]}")
     return float(done.stdout.split()[-1]) - before

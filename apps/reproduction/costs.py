@@ -2,7 +2,7 @@
 
 import functools
 
-import reproduce_runs
+import reproduction.runs
 
 import sd_keras
 from sd_keras import analysis, methods
@@ -58,7 +58,7 @@ def petaflop(run, scale):
     own += flops(run.teacher.model, all_exits=False) if run.teacher else 0
     attack = 3 * network if "adversarial" in dict(run.options) else 0
     images = IMAGES.get(run.dataset, 50_000) * scale.fraction
-    passes = images * reproduce_runs.epochs_of(run, scale)
+    passes = images * reproduction.runs.epochs_of(run, scale)
     return (own * method.num_views + attack) * passes / 1e15
 
 
@@ -66,7 +66,7 @@ def acceleration(run, place):
     """Returns the plain network's multiply-accumulates divided by those up to an exit.
 
     Args:
-        run: a `reproduce_runs.Run`.
+        run: a `reproduction.runs.Run`.
         place: number of the exit, "deepest" or "ensemble".
     """
     counted = costs(run.model, run.dataset, True)

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 
-APPS = pathlib.Path(__file__).resolve().parent
+APPS = pathlib.Path(__file__).resolve().parents[1]
 # The flags of apps/train_cifar.py by recipe. Drops are shares of the epochs: 75, 130 and 180
 # of 200 and so on. "imagenet" leaves all to apps/train_imagenet.py, which has it by network.
 RECIPES = {

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-import reproduce_costs
-import reproduce_figures
-import reproduce_page
-import reproduce_runs
+import reproduction.costs
+import reproduction.figures
+import reproduction.page
+import reproduction.runs
 
 from sd_keras import report
 
@@ -25,20 +25,24 @@ def runs_of(rows, scale, seeds):
         for cell in row.cells
         if cell.measure != "acceleration"
     ]
-    return reproduce_runs.with_teachers(pairs)
+    return reproduction.runs.with_teachers(pairs)
 
 
 def planned(runs, scale, output):
     """Returns the commands as text, with what they cost and how far they are."""
     lines, total = [], 0.0
     for run, seed in runs:
-        folder = output / reproduce_runs.folder_of(run, scale, seed)
-        cost = reproduce_costs.petaflop(run, scale)
+        folder = output / reproduction.runs.folder_of(run, scale, seed)
+        cost = reproduction.costs.petaflop(run, scale)
         total += cost or 0
-        counted = "cost not counted" if cost is None else f"{reproduce_costs.shown(cost)[0]} PFLOP"
-        lines.append(f"# {reproduce_runs.state_of(folder)}; {counted}")
-        lines.append(reproduce_runs.as_text(reproduce_runs.command_of(run, scale, seed, output)))
-    cost, minutes = reproduce_costs.shown(total)
+        counted = (
+            "cost not counted" if cost is None else f"{reproduction.costs.shown(cost)[0]} PFLOP"
+        )
+        lines.append(f"# {reproduction.runs.state_of(folder)}; {counted}")
+        lines.append(
+            reproduction.runs.as_text(reproduction.runs.command_of(run, scale, seed, output))
+        )
+    cost, minutes = reproduction.costs.shown(total)
     lines.append(
         f"# {len(runs)} runs, {cost} PFLOP: {minutes} minutes of an H200 if it achieves "
         "300 TFLOP/s, which is an estimate, not a measurement"
@@ -50,18 +54,18 @@ def carry_out(runs, scale, output):
     """Carries out the runs that are not finished; returns the names of those that failed."""
     failed = []
     for number, (run, seed) in enumerate(runs, start=1):
-        name = reproduce_runs.folder_of(run, scale, seed)
+        name = reproduction.runs.folder_of(run, scale, seed)
         where = f"[{number}/{len(runs)}] {name}"
-        if reproduce_runs.results_of(output / name) is not None:
+        if reproduction.runs.results_of(output / name) is not None:
             print(f"{where}: finished before", flush=True)
             continue
         if run.teacher:
-            taught_by = output / reproduce_runs.folder_of(run.teacher, scale, 0)
-            if reproduce_runs.results_of(taught_by) is None:
+            taught_by = output / reproduction.runs.folder_of(run.teacher, scale, 0)
+            if reproduction.runs.results_of(taught_by) is None:
                 print(f"{where}: left out, its teacher is not finished", flush=True)
                 failed.append(f"{name}: its teacher is not finished")
                 continue
-        code = _call(where, reproduce_runs.command_of(run, scale, seed, output))
+        code = _call(where, reproduction.runs.command_of(run, scale, seed, output))
         if code:
             failed.append(f"{name}: exit code {code}")
     return failed
@@ -74,15 +78,15 @@ def analysed(row, scale, seeds, output):
     for words, label, beside in row.analyses:
         for seed in seeds:
             folders = [
-                output / reproduce_runs.folder_of(runs[name], scale, seed)
+                output / reproduction.runs.folder_of(runs[name], scale, seed)
                 for name in (label, beside)
                 if name
             ]
-            target = reproduce_runs.analysis_folder(words, folders[0])
-            if any(reproduce_runs.results_of(folder) is None for folder in folders):
+            target = reproduction.runs.analysis_folder(words, folders[0])
+            if any(reproduction.runs.results_of(folder) is None for folder in folders):
                 failed.append(f"{target}: its runs are not finished")
                 continue
-            command = [sys.executable, reproduce_runs.app_of("analyze.py"), words]
+            command = [sys.executable, reproduction.runs.app_of("analyze.py"), words]
             command.append(f"--network={folders[0]}")
             command += [f"--beside={folder}" for folder in folders[1:]]
             command += [f"--data_dir={scale.data_dir}"] if scale.data_dir else []
@@ -98,16 +102,16 @@ def analysed(row, scale, seeds, output):
 
 
 def _call(where, command):
-    print(f"{where}\n{reproduce_runs.as_text(command)}", flush=True)
+    print(f"{where}\n{reproduction.runs.as_text(command)}", flush=True)
     # The library of this checkout, whether or not it is installed.
-    paths = [str(reproduce_runs.APPS.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(reproduction.runs.APPS.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.run(command, env=environment, check=False).returncode
 
 
 def shown(table_name, table, row, scale, seeds, output):
     """Prints a row; returns the sections of a page."""
-    measured = reproduce_figures.measured_row(row, scale, seeds, output)
+    measured = reproduction.figures.measured_row(row, scale, seeds, output)
     counted = all(cell.measure == "acceleration" for cell in row.cells)
     notes = [table.note, COUNTED if counted else ""]
     notes += [SCALED.format(scale.told())] if scale.is_down else []
@@ -116,14 +120,16 @@ def shown(table_name, table, row, scale, seeds, output):
     network = f"{scale.model} for {row.name}" if scale.model else row.name
     title = f"{table_name}, {network}: {table.title}"
     title += ", SCALED DOWN" if scale.is_down else ""
-    sections = [reproduce_page.section(title, *reproduce_figures.figures_table(measured, scale))]
-    header, lines = reproduce_figures.comparisons_table(measured)
+    sections = [
+        reproduction.page.section(title, *reproduction.figures.figures_table(measured, scale))
+    ]
+    header, lines = reproduction.figures.comparisons_table(measured)
     if lines:
         about = (
             f"Paired t-tests by seed, two-sided, of {len(lines)} comparisons in this table: of "
             "so many, some come out below 0.05 by chance; Holm's correction allows for that."
         )
-        sections.append(reproduce_page.section(f"{title}: comparisons", header, lines, about))
+        sections.append(reproduction.page.section(f"{title}: comparisons", header, lines, about))
     sections[0]["note"] = note
     for part in sections:
         print(f"\n{part['title']}\n\n{report.table(part['header'], part['rows'])}")
@@ -135,9 +141,9 @@ def listed(tables, with_costs, scale):
     """Returns all tables and their rows as text.
 
     Args:
-        tables: dict from names to `reproduce_tables.Table`.
+        tables: dict from names to `reproduction.tables.Table`.
         with_costs: whether to count what each row costs with one seed.
-        scale: a `reproduce_runs.Scale`.
+        scale: a `reproduction.runs.Scale`.
     """
     lines, rows = [], []
     for name, table in tables.items():
@@ -151,6 +157,6 @@ def listed(tables, with_costs, scale):
 
 def _cost_of(row, scale):
     runs = runs_of([row], scale, [0])
-    costs = [reproduce_costs.petaflop(run, scale) for run, _ in runs]
+    costs = [reproduction.costs.petaflop(run, scale) for run, _ in runs]
     total = None if None in costs else sum(costs)
-    return [len(runs), *reproduce_costs.shown(total)]
+    return [len(runs), *reproduction.costs.shown(total)]

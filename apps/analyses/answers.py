@@ -3,9 +3,9 @@
 Each takes a list of one or two Subjects and the Settings of analyze.py, and returns a Result.
 """
 
-import analyze_plots as plots
+import analyses.plots as plots
 import numpy as np
-from analyze_page import Result
+from analyses.page import Result
 
 from sd_keras import analysis
 

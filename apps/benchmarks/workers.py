@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 
+from benchmarks.machine import process_of
+
 BATCH_SIZE = 128
 # Of a turn's steps the first, behind the pause, does not count.
 STEPS, ROUNDS = 3, 4
@@ -30,7 +32,7 @@ ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 def workers_figures(settings):
     """Images per second of two workers against one process with as many threads."""
-    from benchmark_parts import compare, figure
+    from benchmarks.parts import compare, figure
 
     cores = sorted(getattr(os, "sched_getaffinity", lambda pid: ())(0))[:COUNT]
     if len(cores) < COUNT:
@@ -72,10 +74,10 @@ def cluster():
 
 def start(work, cores, errors, task=None):
     """Starts a process that trains for one turn whenever it reads a line."""
-    environment = ONEDNN | os.environ | ({"TF_CONFIG": json.dumps(task)} if task else {})
+    command, environment = process_of("workers", *work, ",".join(map(str, cores)))
     return subprocess.Popen(
-        [sys.executable, __file__, *work, ",".join(map(str, cores))],
-        env=environment,
+        command,
+        env=ONEDNN | environment | ({"TF_CONFIG": json.dumps(task)} if task else {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 
 PACKAGES = ("keras", "tensorflow", "numpy", "torch")
@@ -25,6 +26,17 @@ def machine():
         "avx512_bf16": supported,
         "system": platform.platform(),
     }
+
+
+def process_of(module, *arguments):
+    """Returns command and environment of a fresh process of one of these modules.
+
+    Not as a script: Python would then take `torch` and others for the files beside it.
+    """
+    apps = str(Path(__file__).resolve().parents[1])
+    paths = filter(None, (apps, os.environ.get("PYTHONPATH", "")))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)], environment
 
 
 def versions():

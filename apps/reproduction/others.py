@@ -1,8 +1,8 @@
 """Tables of this project's own: ablations, cheap rivals, and the papers' future work."""
 
-from reproduce_byot import BYOT, QUARTERS, cifar
-from reproduce_ddgsd import DDGSD
-from reproduce_tables import Cell, Row, Table
+from reproduction.byot import BYOT, QUARTERS, cifar
+from reproduction.ddgsd import DDGSD
+from reproduction.tables import Cell, Row, Table
 
 EXITS = (1, 2, 3, "deepest", "ensemble")
 NETWORK = "ResNet18"

@@ -17,7 +17,7 @@ import statistics
 import keras
 import tensorflow as tf
 import torch
-from benchmark_parts import batch, compare, figure, interleave, step_of, trainer
+from benchmarks.parts import batch, compare, figure, interleave, step_of, trainer
 from torch import nn
 from torch.nn import functional
 

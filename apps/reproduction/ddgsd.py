@@ -3,8 +3,8 @@
 The paper's numbers 1 and 6 are certain; 2 to 5 are this project's order of its other tables.
 """
 
-from reproduce_runs import Run
-from reproduce_tables import Cell, Row, Table
+from reproduction.runs import Run
+from reproduction.tables import Cell, Row, Table
 
 DDGSD = "data_distortion"
 # Paper's name: ours, recipe, error on CIFAR-10 and CIFAR-100, each plain and self-distilled.

@@ -4,7 +4,7 @@ Run by `python apps/benchmark.py build`, see there.
 """
 
 import keras
-from benchmark_parts import IMAGE_SHAPE, compare, figure, interleave
+from benchmarks.parts import IMAGE_SHAPE, compare, figure, interleave
 
 from sd_keras import attach_exits, exit_names, models, submodel
 

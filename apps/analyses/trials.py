@@ -5,9 +5,9 @@ Each takes a list of one or two Subjects and the Settings of analyze.py, and ret
 
 import warnings
 
-import analyze_plots as plots
+import analyses.plots as plots
 import numpy as np
-from analyze_page import Result
+from analyses.page import Result
 
 import sd_keras
 from sd_keras import analysis, corruptions

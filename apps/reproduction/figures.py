@@ -4,9 +4,9 @@ import csv
 import dataclasses
 import math
 
-import reproduce_costs
-import reproduce_runs
-import reproduce_statistics as statistics
+import reproduction.costs
+import reproduction.runs
+import reproduction.statistics as statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,8 @@ def measured_row(row, scale, seeds, output):
     """Reads the figures of every cell whose exit the network has.
 
     Args:
-        row: a `reproduce_tables.Row`.
-        scale: a `reproduce_runs.Scale`.
+        row: a `reproduction.tables.Row`.
+        scale: a `reproduction.runs.Scale`.
         seeds: list of integers.
         output: `pathlib.Path` of all runs.
 
@@ -34,11 +34,13 @@ def measured_row(row, scale, seeds, output):
         values, is_there = {}, True
         run = scale.apply(cell.run)
         if cell.measure == "acceleration":
-            rows.append(Measured(cell, {"counted": reproduce_costs.acceleration(run, cell.exit)}))
+            rows.append(
+                Measured(cell, {"counted": reproduction.costs.acceleration(run, cell.exit)})
+            )
             continue
         for seed in seeds:
-            folder = output / reproduce_runs.folder_of(run, scale, seed)
-            results = reproduce_runs.results_of(folder)
+            folder = output / reproduction.runs.folder_of(run, scale, seed)
+            results = reproduction.runs.results_of(folder)
             if results is None:
                 continue
             if cell.exit in range(1, 9) and cell.exit >= _exits(results):
@@ -74,7 +76,7 @@ def figure_of(cell, results, scale, output, folder):
 
 def _separability(folder, name):
     """Returns SSE/SSB of an exit, the last column of what apps/analyze.py wrote."""
-    path = reproduce_runs.analysis_folder("separability", folder) / "separability.csv"
+    path = reproduction.runs.analysis_folder("separability", folder) / "separability.csv"
     if not path.is_file():
         return None
     with path.open() as file:
@@ -89,8 +91,8 @@ def _hours(cell, results, scale, output):
     parts = [results]
     if cell.measure == "all_hours":
         teacher = scale.apply(cell.run).teacher
-        folder = output / reproduce_runs.folder_of(teacher, scale, 0)
-        parts.append(reproduce_runs.results_of(folder) or {})
+        folder = output / reproduction.runs.folder_of(teacher, scale, 0)
+        parts.append(reproduction.runs.results_of(folder) or {})
     seconds = [part.get("training_seconds") for part in parts]
     return None if None in seconds else sum(seconds) / 3600
 

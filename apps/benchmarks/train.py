@@ -13,8 +13,8 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from benchmark_machine import machine
-from benchmark_parts import BOTH, fact, figure, multiply_accumulates
+from benchmarks.machine import machine
+from benchmarks.parts import BOTH, fact, figure, multiply_accumulates
 
 from sd_keras import SelfDistillModel, attach_exits, methods, models
 from sd_keras.optimizers import SGD
@@ -46,7 +46,7 @@ def train_figures(settings):
         keras.utils.clear_session()
         gc.collect()  # the next method needs the memory
     if settings.workers:
-        from benchmark_workers import workers_figures
+        from benchmarks.workers import workers_figures
 
         figures += workers_figures(settings)
     return figures
