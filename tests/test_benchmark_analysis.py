@@ -31,8 +31,10 @@ def test_noisy_evaluations_stand_beside_as_many_plain_ones(analysis_part, monkey
         return own(self, *arguments)
 
     monkeypatch.setattr(analysis_part.Evaluation, "__call__", counted)
-    settings = SimpleNamespace(model="resnet8", num_classes=4, repeats=2)
-    (row,) = analysis_part.analysis_figures(settings)
+    monkeypatch.setattr(analysis_part, "BATCHES", 2)
+    settings = SimpleNamespace(model="resnet8", num_classes=4, repeats=2, batch_size=4)
+    row, by_layer = analysis_part.analysis_figures(settings)
+    assert (by_layer["bar"], len(by_layer["values"])) == ("<= 1.05", 2)
     assert row["part"] == "analysis" and row["bar"] == "<= 1.1"
     assert len(row["values"]) == 2 and all(math.isfinite(v) and v > 0 for v in row["values"])
     # One to compile, then 2 × 2 of either kind in each of two rounds.
