@@ -36,6 +36,7 @@ import analyses.plots
 import analyses.subject
 import analyses.trials
 import finished_run
+import run_data
 from absl import app, flags, logging
 from analyses.subject import Subject, some
 
@@ -131,7 +132,9 @@ def settings_of_flags(splits):
         bins=FLAGS.bins,
         batch_size=FLAGS.batch_size,
         seed=seed,
-        distortion=lambda: analyses.subject.distortion(trained_with, splits, seed),
+        distortion=lambda: run_data.distortion_of(
+            trained_with, splits.input_shape, splits.name, seed
+        ),
     )
 
 

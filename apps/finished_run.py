@@ -1,8 +1,10 @@
 """Flags of the apps that take a trained network: the network, its run, and the run's data."""
 
+import dataclasses
 import json
 import pathlib
 
+import run_data
 from absl import flags
 
 import sd_keras
@@ -97,11 +99,17 @@ def seed():
 def load_splits(network, only_test=False):
     """Loads the data of the flags; what these leave open is as it was in training.
 
+    Of the training images those that the run had, where it had a part of them.
+
     Raises:
         ValueError, OSError: for data that cannot be had, or do not fit the network.
     """
     settings = data_settings(only_test)
     splits = sd_keras.data.load(*settings.values())
+    fraction = results().get("flags", {}).get("fraction", 1.0)
+    if fraction < 1 and settings["dataset"] == results()["flags"]["dataset"]:
+        train = run_data.part_of(splits.train, fraction, settings["seed"])
+        splits = dataclasses.replace(splits, train=train)
     classes = network.output["exit_1"].shape[-1]
     if network.input_shape[1:] != splits.input_shape or classes != splits.num_classes:
         raise ValueError(

@@ -127,6 +127,7 @@ def reproduce(output):
         sections += reproduction.steps.shown(FLAGS.table, table, row, scale, seeds, output)
     (output / "tables").mkdir(parents=True, exist_ok=True)
     words = [FLAGS.table, FLAGS.row or "all", scale.told()]
+    words += [scale.precision] if scale.precision != "float32" else []
     name = "-".join(re.sub(r"[^\w.=]+", "_", word) for word in words if word)
     checkpoints.write_json(output / f"tables/{name}.json", {"sections": sections})
     for what in failed:

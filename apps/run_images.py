@@ -1,5 +1,6 @@
 """Flags of how training images are changed: distorted, mixed, attacked."""
 
+import run_data
 from absl import flags
 
 import sd_keras
@@ -15,38 +16,22 @@ flags.DEFINE_float("cutmix", None, "α of CutMix", 0)
 flags.DEFINE_float(
     "adversarial", None, "pixel values by which the last view is changed against the network", 0
 )
-CLASSES = {
-    "affine": "Affine",
-    "perspective": "Perspective",
-    "thin_plate_spline": "ThinPlateSpline",
-    "color": "Color",
-}
 
 
 def check_images():
     """Raises ValueError for distortions that there are not."""
     for name in FLAGS.distortion or ():
-        if name not in ("crop_flip", *CLASSES):
+        if name not in ("crop_flip", *run_data.STRONG):
             raise ValueError(
-                f"`distortion` must be of crop_flip, {', '.join(CLASSES)}. "
+                f"`distortion` must be of crop_flip, {', '.join(run_data.STRONG)}. "
                 f"Received: distortion={name!r}"
             )
 
 
 def build_distortion(input_shape, dataset):
-    """Returns the layer that draws a view: crop and flip, and behind it what flags ask for."""
-    digits = dataset == "digits" or "mnist" in dataset
-    padding = input_shape[0] // 8 if FLAGS.padding is None else FLAGS.padding
-    flip = not digits if FLAGS.flip is None else FLAGS.flip
-    distortions = sd_keras.distortions
-    first = distortions.CropFlip(padding, flip, seed=FLAGS.seed)
-    # Each draws from a seed of its own, lest one's draws repeat another's.
-    others = [
-        getattr(distortions, CLASSES[name])(seed=FLAGS.seed + index)
-        for index, name in enumerate(FLAGS.distortion or (), start=1)
-        if name != "crop_flip"
-    ]
-    return distortions.Chain([first, *others]) if others else first
+    """Returns the layer that draws a view."""
+    settings = {name: FLAGS[name].value for name in ("padding", "flip", "distortion")}
+    return run_data.distortion_of(settings, input_shape, dataset, FLAGS.seed)
 
 
 def build_mixing():

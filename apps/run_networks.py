@@ -6,6 +6,7 @@ from absl import flags
 
 import sd_keras
 from sd_keras import checkpoints
+from sd_keras.models.maps import logits_of
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -35,6 +36,11 @@ def check_networks(trains=True):
                 f"be given for {needed[0]}" if needed else f"go with one of {', '.join(methods)}"
             )
             raise ValueError(f"`{flag}` must {which}. Received: {flag}={FLAGS[flag].value!r}")
+    if not trains and "class_wise" in FLAGS.method.split("+"):
+        raise ValueError(
+            "`method` class_wise must be left to apps/train_cifar.py, which makes pairs of a "
+            f"class. Received: method={FLAGS.method!r}"
+        )
     models = sd_keras.models.MODELS
     if FLAGS.peer and FLAGS.peer not in models:
         raise ValueError(f"`peer` must be one of {sorted(models)}. Received: peer={FLAGS.peer!r}")
@@ -68,7 +74,7 @@ def load_teacher(input_shape, num_classes, file=None):
     """
     file = file or file_of_teacher()
     teacher = checkpoints.load_network(file)
-    classes = teacher.output[sd_keras.exit_names(teacher)[-1]].shape[-1]
+    classes = logits_of(teacher, "teacher").shape[-1]
     if teacher.input_shape[1:] != tuple(input_shape) or classes != num_classes:
         raise ValueError(
             f"`teacher` must take images of shape {tuple(input_shape)} and know {num_classes} "

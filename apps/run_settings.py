@@ -49,7 +49,7 @@ ARGUMENTS = {
     **{name: name for name in ("discrepancy", "weight", "epsilon", "share", "temperature")},
     "temperature_scaling": "scaling",
 }
-RAMPED = ("alpha", "hint_weight", "kl_weight", "mmd_weight")
+RAMPED = ("alpha", "hint_weight", "kl_weight", "mmd_weight", "weight", "epsilon")
 
 
 def build_method(name, epochs=None, steps=None):
@@ -83,8 +83,18 @@ def build_method(name, epochs=None, steps=None):
             arguments[part]["steps"] = known("method", FLAGS.method, total)
         if FLAGS.ramp and own:
             arguments[part] |= ramped(parameters, arguments[part], total)
+    if FLAGS.ramp and own and not any(map(taken_by_ramp, arguments.values())):
+        raise ValueError(
+            f"`ramp` must be given for a method with a weight that can rise, of {RAMPED}, not for "
+            f"{name}. Received: ramp={FLAGS.ramp!r}"
+        )
     method = sd_keras.methods.get(name, **arguments)
     return in_time(method, epochs, steps) if own else method
+
+
+def taken_by_ramp(arguments):
+    """Tells whether any of a method's arguments rises from 0."""
+    return any(isinstance(value, schedules.WarmUp) for value in arguments.values())
 
 
 def parameters_of(name):
@@ -107,8 +117,8 @@ def ramped(parameters, given, total):
     steps = max(1, round(FLAGS.ramp * known("ramp", FLAGS.ramp, total)))
     weights = {name: parameters[name].default for name in RAMPED if name in parameters} | given
     if "mmd_weight" in weights and weights["mmd_weight"] is None:
-        kind = sd_keras.methods.DISCREPANCIES[given.get("discrepancy", "mmd")]
-        weights["mmd_weight"] = kind().weight
+        kind = sd_keras.methods.DISCREPANCIES.get(given.get("discrepancy", "mmd"))
+        weights["mmd_weight"] = kind and kind().weight  # an unknown one is refused further on
     return {
         name: schedules.WarmUp(weights[name], steps)
         for name in RAMPED
@@ -119,7 +129,9 @@ def ramped(parameters, given, total):
 def in_time(method, epochs, steps):
     """Returns the method with what the flags say about when and how much a term counts."""
     change = sd_keras.methods
-    if FLAGS.deepest_last:
+    if FLAGS.alternating:
+        method = change.alternating(method, FLAGS.alternating)
+    if FLAGS.deepest_last:  # behind the turns, which would switch the others on again
         known("deepest_last", FLAGS.deepest_last, epochs and steps)
         if FLAGS.deepest_last >= epochs:
             raise ValueError(
@@ -127,8 +139,6 @@ def in_time(method, epochs, steps):
                 f"Received: deepest_last={FLAGS.deepest_last}"
             )
         method = change.deepest_last(method, (epochs - FLAGS.deepest_last) * steps)
-    if FLAGS.alternating:
-        method = change.alternating(method, FLAGS.alternating)
     return change.balanced(method, FLAGS.balanced) if FLAGS.balanced else method
 
 

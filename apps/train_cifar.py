@@ -21,7 +21,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
+import run_data
 import run_images
 import run_networks
 import run_recipe
@@ -169,9 +169,7 @@ def settings(model_name, method_name):
 
 def part_of(train):
     """Returns the share of the training images that `--fraction` asks for, drawn by the seed."""
-    count = max(1, round(FLAGS.fraction * len(train[0])))
-    chosen = np.sort(np.random.default_rng(FLAGS.seed).permutation(len(train[0]))[:count])
-    return train[0][chosen], train[1][chosen]
+    return run_data.part_of(train, FLAGS.fraction, FLAGS.seed)
 
 
 def exits_of(method):

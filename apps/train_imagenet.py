@@ -177,7 +177,8 @@ def build_model(train, recipe, method):
             f"trained. Received: accumulate={FLAGS.accumulate}"
         )
     if FLAGS.synchronize:
-        distribute.synchronize(network)
+        for each in filter(None, (network, beside["peer"])):
+            distribute.synchronize(each)
     distortion, mixing = recipe.distortion(FLAGS.seed), recipe.mixing(FLAGS.seed)
     model = sd_keras.SelfDistillModel(network, method, distortion, mixing, **beside)
     top_5 = keras.metrics.SparseTopKCategoricalAccuracy(min(5, train.num_classes), name="top_5")

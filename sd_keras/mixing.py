@@ -6,6 +6,8 @@ import numbers
 import keras
 from keras import ops
 
+from sd_keras import seeds
+
 # Below any uniform number a generator gives but 0, above the smallest that float32 holds.
 TINY = 1e-30
 
@@ -50,7 +52,7 @@ class Mix(keras.layers.Layer):
                 f"Received: mixup={mixup!r}, cutmix={cutmix!r}"
             )
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(seeds.of_kind(seed, "Mix"))
         self.built = True
 
     # Not `call`: Layer.__call__ would cast images to the compute dtype.

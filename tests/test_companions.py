@@ -9,6 +9,7 @@ from test_losses import log_softmax, reference_cross_entropy, reference_kl, soft
 
 import sd_keras
 from sd_keras import adversary, data, methods, optimizers
+from sd_keras.distortions import CropFlip
 from sd_keras.models.maps import feature_maps
 from sd_keras.trainer import balance
 
@@ -384,3 +385,13 @@ def test_compile_options_give_the_same_losses(option, images, labels):
         losses.append(model.fit(images, labels, batch_size=8, shuffle=False, verbose=0).history)
     for name in ("loss", "teacher_kl"):
         np.testing.assert_allclose(losses[0][name], losses[1][name], rtol=2e-3, err_msg=name)
+
+
+def test_pairs_are_not_taken_for_views(images, labels):
+    with pytest.raises(ValueError, match=r"`x` must hold pairs of images of a class.*SameClass"):
+        model_of(methods.class_wise(), distortion=CropFlip(1)).fit(images, labels, **ONE)
+    for other in (methods.data_distortion(), methods.two_branch()):
+        with pytest.raises(ValueError, match="must agree on what their two views are"):
+            methods.class_wise() + other
+    both = methods.class_wise() + methods.be_your_own_teacher()
+    assert both.pairs and both.labelled_views == 1

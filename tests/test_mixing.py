@@ -11,6 +11,7 @@ import pytest
 from keras import ops
 
 from sd_keras import mixing
+from sd_keras.distortions import Affine, Color, CropFlip, Perspective, ThinPlateSpline
 from sd_keras.mixing import Mix
 
 BACKEND = keras.config.backend()
@@ -357,3 +358,16 @@ def test_the_same_under_another_backend(backend):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout
+
+
+def test_what_is_mixed_does_not_depend_on_the_crop():
+    """Layers of one seed would draw the same numbers, if all took it as it is."""
+    distortions = [cls(seed=0) for cls in (CropFlip, Affine, Perspective, ThinPlateSpline, Color)]
+    first = [
+        np.asarray(keras.random.uniform((8,), seed=layer.seed_generator))
+        for layer in (*distortions, Mix(seed=0))
+    ]
+    assert len({tuple(draw.tolist()) for draw in first}) == len(first)
+    again = keras.random.uniform((8,), seed=Mix(seed=0).seed_generator)
+    np.testing.assert_array_equal(again, first[-1])
+    assert Mix(seed=3).get_config()["seed"] == 3

@@ -190,7 +190,10 @@ def made_up(folder, accuracies, seed, **about):
         "costs": dict.fromkeys(names),
         "measured": {"test": measured},
         "training_seconds": 90.0,
-        "flags": {"seed": seed, "dataset": "cifar100", "epochs": 200, "method": "m"},
+        "flags": {
+            **{"seed": seed, "dataset": "cifar100", "model": "resnet18", "method": "m"},
+            **{"epochs": 200, "batch_size": 128},
+        },
         "versions": {"keras": "3"},
         "hardware": {"processor": "P", "cores": 2, "accelerators": ["G"]},
         "command": "python apps/train_cifar.py --a=<b|c>",
@@ -254,6 +257,47 @@ def test_a_scaled_down_table_has_no_differences(made_up_table):
     rows = reproduction.figures.measured_row(own, Scale(), range(3), output)
     header, lines = reproduction.figures.figures_table(rows, Scale())
     assert header == ["", "measured"] and lines[0] == ["plain", "77.10 ± 0.10 (n=3)"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"model": "resnet8"}, {"epochs": 199}, {"batch_size": 64}, {"dataset": "digits"}]
+    + [{"fraction": 0.5}, {"model": "densenet40", "batch_size": 64}],
+    ids=str,
+)
+def test_runs_unlike_the_papers_are_marked(changed):
+    own = {"dataset": "cifar100", "model": "resnet18", "epochs": 200, "batch_size": 128}
+    assert not reproduction.page._is_scaled_down(own)
+    assert reproduction.page._is_scaled_down(own | changed)
+
+
+def test_tables_share_runs_and_parts_of_the_data_have_their_teachers():
+    tables = [reproduction.tables.choose(f"ddgsd/{n}", "ResNet-32")[1][0] for n in (5, 6)]
+    folders = [
+        {str(reproduction.runs.folder_of(c.run, Scale(), 0)) for c in row.cells} for row in tables
+    ]
+    assert len(folders[0] & folders[1]) == 2  # + KL is μ = 0, and both
+    taught = reproduction.tables.choose("ddgsd/1")[1][0].cells[1].run
+    for scale, seeds in ((Scale(), [0, 0]), (Scale(fraction=0.1), [0, 1])):
+        runs = reproduction.runs.with_teachers([(taught, 0), (taught, 1)], scale)
+        assert [seed for run, seed in runs if run == taught.teacher] == sorted(set(seeds))
+        for student in (0, 1):
+            command = reproduction.runs.command_of(taught, scale, student, pathlib.Path("o"))
+            (flag,) = (part for part in command if part.startswith("--teacher="))
+            assert flag.endswith(f"-seed{seeds[student]}")
+
+
+def test_a_run_of_another_process_is_left_alone(tmp_path, monkeypatch):
+    _, (row,) = reproduction.tables.choose("byot/4", "ResNet18")
+    run, folder = row.cells[0].run, reproduction.runs.folder_of(row.cells[0].run, Scale(), 0)
+    called = []
+    monkeypatch.setattr(reproduction.steps, "_call", lambda *a: called.append(a) or 0)
+    with reproduction.steps._alone(tmp_path / folder) as is_alone:
+        assert is_alone
+        failed = reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path)
+        assert "another process" in failed[0] and not called
+    assert reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path) == []
+    assert len(called) == 1
 
 
 def test_runs_are_collected_into_a_page(made_up_table):

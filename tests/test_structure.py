@@ -13,6 +13,7 @@ LEVELS = {
     "schedules": 0,
     "layers": 0,
     "distortions": 0,
+    "seeds": 0,
     "adversary": 1,
     "mixing": 0,
     "optimizers": 0,

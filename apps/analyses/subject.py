@@ -56,17 +56,3 @@ def some(pair, count, seed):
         return pair
     chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
     return images[chosen], labels[chosen]
-
-
-def distortion(trained_with, splits, seed):
-    """Returns the distortion of a run, or that of both papers in proportion to the image.
-
-    Args:
-        trained_with: flags of the run, or {}.
-        splits: of `sd_keras.data.load`.
-        seed: of its draws.
-    """
-    padding, flip = trained_with.get("padding"), trained_with.get("flip")
-    padding = splits.input_shape[0] // 8 if padding is None else padding
-    flip = not (splits.name == "digits" or "mnist" in splits.name) if flip is None else flip
-    return sd_keras.distortions.CropFlip(padding, flip, seed=seed)

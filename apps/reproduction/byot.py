@@ -160,7 +160,7 @@ TABLES = {
     "byot/3": Table(
         "Against distillation from a teacher, CIFAR-100 (%)",
         tuple(_table_3(*pair) for pair in RIVALS),
-        "Of mutual learning the smaller network counts; the larger is its peer.",
+        "Of mutual learning the student counts; the network of the teacher is its peer.",
     ),
     "byot/4": Table("Against deep supervision, CIFAR-100 (%)", tuple(map(_table_4, SUPERVISION))),
     "byot/5": Table(

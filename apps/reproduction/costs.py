@@ -56,7 +56,7 @@ def petaflop(run, scale):
     own = 3 * network + (network if "past" in method.companions else 0)
     own += 3 * flops(run.peer, all_exits=False) if run.peer else 0
     own += flops(run.teacher.model, all_exits=False) if run.teacher else 0
-    attack = 3 * network if "adversarial" in dict(run.options) else 0
+    attack = 2 * network if "adversarial" in dict(run.options) else 0
     images = IMAGES.get(run.dataset, 50_000) * scale.fraction
     passes = images * reproduction.runs.epochs_of(run, scale)
     return (own * method.num_views + attack) * passes / 1e15

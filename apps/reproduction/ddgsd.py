@@ -60,6 +60,7 @@ def _table_1(network="ResNet-32"):
     for name, peer, paper in (("WRN-28-10", large, 29.27), ("ResNet-32", "resnet32", 28.81)):
         run = cifar(network, "deep_mutual_learning", peer=peer)
         cells.append(error(f"student to student, {name}", run, paper, "independent"))
+    cells.append(error("two-branch", cifar(network, "two_branch"), None))
     others = [cell.label for cell in cells]
     return Row(network, (*cells, error("self-distillation", cifar(network, DDGSD), 28.22, *others)))
 
@@ -85,13 +86,16 @@ def _networks(dataset, network):
 
 def _imagenet(network):
     model, top_1, top_5 = IMAGENET[network]
-    runs = [Run("imagenet2012", model, m, recipe="imagenet") for m in ("baseline", DDGSD)]
+    named = {"baseline": "baseline", "two-branch": "two_branch", "self-distillation": DDGSD}
     cells = []
-    for measure, papers in (("error", top_1), ("top_5_error", top_5)):
+    for measure, (plain, own) in (("error", top_1), ("top_5_error", top_5)):
         word = "top-5" if measure == "top_5_error" else "top-1"
-        labels = [f"baseline, {word}", f"self-distillation, {word}"]
-        cells.append(Cell(labels[0], runs[0], "deepest", papers[0], measure))
-        cells.append(Cell(labels[1], runs[1], "deepest", papers[1], measure, (labels[0],)))
+        labels = []
+        for (name, method), paper in zip(named.items(), (plain, None, own)):
+            run = Run("imagenet2012", model, method, recipe="imagenet")
+            against = tuple(labels) if method == DDGSD else ()
+            labels.append(f"{name}, {word}")
+            cells.append(Cell(labels[-1], run, "deepest", paper, measure, against))
     return Row(network, tuple(cells))
 
 

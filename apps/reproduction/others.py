@@ -74,7 +74,8 @@ def _future(network=NETWORK):
     cells = [
         Cell("plain", cifar(network)),
         Cell("BYOT", cifar(network, BYOT), against=("plain",)),
-        Cell("DDGSD", cifar(network, DDGSD), against=("plain",)),
+        Cell("two-branch", cifar(network, "two_branch"), against=("plain",)),
+        Cell("DDGSD", cifar(network, DDGSD), against=("plain", "two-branch")),
     ]
     for label, (method, options) in changed.items():
         against = ("BYOT", "DDGSD") if method == both else (label.partition(",")[0],)

@@ -1,9 +1,13 @@
 """All runs of a folder as one page: index.md, and index.html that loads nothing."""
 
+import functools
 import html
 import json
 import pathlib
 import re
+
+import reproduction.runs
+from reproduction.tables import tables
 
 from sd_keras import checkpoints
 from sd_keras.results_card.page import STYLE
@@ -12,6 +16,10 @@ NOTE = (
     "Accuracy in percent of the test images after the last epoch; nothing was chosen on them. "
     "Minutes are of all epochs, without loading, measuring and saving."
 )
+
+
+# Flags that tell whether a run is one of the papers'.
+TOLD = ("dataset", "model", "epochs", "batch_size")
 
 
 def collect(output):
@@ -84,8 +92,20 @@ def runs_section(runs):
 def _is_scaled_down(own):
     """Whether a run had fewer images than the papers', or too few epochs for any of them."""
     part = own.get("fraction", 1) < 1 or own.get("train_split", "train") != "train"
-    fewest = 90 if "train_split" in own else 200
-    return part or (own.get("epochs") or fewest) < fewest or own["dataset"] == "digits"
+    return part or tuple(own.get(name) for name in TOLD) not in _papers_settings()
+
+
+@functools.cache
+def _papers_settings():
+    """What the papers' runs have for data, network, epochs and images a step."""
+    runs = [c.run for t in tables().values() for row in t.rows for c in row.cells]
+    runs += [run.teacher for run in runs if run.teacher]
+    recipes = reproduction.runs.RECIPES
+    figures = {(run.dataset, run.model, run.recipe) for run in runs}
+    return {
+        (dataset, model, *(recipes[recipe].get(name) for name in TOLD[2:]))
+        for dataset, model, recipe in figures
+    }
 
 
 def _minutes(results):

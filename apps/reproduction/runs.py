@@ -43,7 +43,7 @@ class Run:
         options: pairs of a flag and its value, where these are not the method's defaults.
             "deepest_last" is a share of the epochs.
         recipe: key of `RECIPES`.
-        teacher: the Run whose network teaches, or None. It is trained once, with seed 0.
+        teacher: the Run whose network teaches, or None; see `teacher_seed`.
         peer: name of a network that learns together with it, or None.
     """
 
@@ -116,6 +116,15 @@ def epochs_of(run, scale):
     return scale.epochs or RECIPES[run.recipe].get("epochs", IMAGENET_EPOCHS)
 
 
+def teacher_seed(scale, seed):
+    """Returns the seed of a student's teacher: 0 for all students, on all images.
+
+    On a part of them, which the seed draws, each has one that was taught by the same part:
+    otherwise a student would learn of images that its rivals never see.
+    """
+    return seed if scale.fraction < 1 else 0
+
+
 def folder_of(run, scale, seed):
     """Returns the folder of a run below the output, which tells what it is."""
     dataset = run.dataset + (f"-fraction{scale.fraction:g}" if scale.fraction < 1 else "")
@@ -125,7 +134,8 @@ def folder_of(run, scale, seed):
         if changed and changed != RECIPES[run.recipe].get(name):
             recipe += f"-{name}{changed}"
     recipe += f"-{scale.precision}" if scale.precision != "float32" else ""
-    method = run.method + "".join(f"-{name}{value}" for name, value in run.options)
+    options = ((name, f"{v:g}" if isinstance(v, float) else v) for name, v in run.options)
+    method = run.method + "".join(f"-{name}{value}" for name, value in options)
     method += f"-from-{run.teacher.model}" if run.teacher else ""
     method += f"-with-{run.peer}" if run.peer else ""
     # The last part names the run in cards and plots, too.
@@ -140,7 +150,7 @@ def command_of(run, scale, seed, output):
     given["method"] = run.method
     given |= {name: _option(name, value, run, scale) for name, value in run.options}
     if run.teacher:
-        given["teacher"] = output / folder_of(run.teacher, scale, 0)
+        given["teacher"] = output / folder_of(run.teacher, scale, teacher_seed(scale, seed))
     given |= {"peer": run.peer, **RECIPES[run.recipe]}
     if scale.epochs:
         given["epochs"] = scale.epochs
@@ -208,14 +218,15 @@ def state_of(folder):
     return "begun" if folder.exists() else "not begun"
 
 
-def with_teachers(runs):
+def with_teachers(runs, scale):
     """Returns the runs once each, every teacher before its students.
 
     Args:
         runs: list of pairs of a Run and its seed.
+        scale: a `Scale`.
     """
     ordered = []
     for run, seed in runs:
-        chain = [(run.teacher, 0)] if run.teacher else []
+        chain = [(run.teacher, teacher_seed(scale, seed))] if run.teacher else []
         ordered += [pair for pair in (*chain, (run, seed)) if pair not in ordered]
     return ordered

@@ -1,5 +1,6 @@
 """The steps of a reproduction: runs, what is measured on them, what is shown."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def runs_of(rows, scale, seeds):
         for cell in row.cells
         if cell.measure != "acceleration"
     ]
-    return reproduction.runs.with_teachers(pairs)
+    return reproduction.runs.with_teachers(pairs, scale)
 
 
 def planned(runs, scale, output):
@@ -60,15 +61,38 @@ def carry_out(runs, scale, output):
             print(f"{where}: finished before", flush=True)
             continue
         if run.teacher:
-            taught_by = output / reproduction.runs.folder_of(run.teacher, scale, 0)
+            of = reproduction.runs.teacher_seed(scale, seed)
+            taught_by = output / reproduction.runs.folder_of(run.teacher, scale, of)
             if reproduction.runs.results_of(taught_by) is None:
                 print(f"{where}: left out, its teacher is not finished", flush=True)
                 failed.append(f"{name}: its teacher is not finished")
                 continue
-        code = _call(where, reproduction.runs.command_of(run, scale, seed, output))
+        with _alone(output / name) as is_alone:
+            if not is_alone:
+                failed.append(f"{name}: another process trains it")
+                continue
+            code = _call(where, reproduction.runs.command_of(run, scale, seed, output))
         if code:
             failed.append(f"{name}: exit code {code}")
     return failed
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    """Holds a lock beside the folder of a run; gives whether no other process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def analysed(row, scale, seeds, output):
@@ -92,7 +116,7 @@ def analysed(row, scale, seeds, output):
             command += [f"--data_dir={scale.data_dir}"] if scale.data_dir else []
             command += [f"--images={TEST_IMAGES}"] if words == "separability" else []
             code = 0
-            if not target.exists():
+            if not (target / "index.html").is_file():  # written last
                 code = _call(str(target), [*command, f"--output={target}"])
             if code:
                 failed.append(f"{target}: exit code {code}")
@@ -126,7 +150,7 @@ def shown(table_name, table, row, scale, seeds, output):
     header, lines = reproduction.figures.comparisons_table(measured)
     if lines:
         about = (
-            f"Paired t-tests by seed, two-sided, of {len(lines)} comparisons in this table: of "
+            f"Paired t-tests by seed, two-sided, of {len(lines)} comparisons in this row: of "
             "so many, some come out below 0.05 by chance; Holm's correction allows for that."
         )
         sections.append(reproduction.page.section(f"{title}: comparisons", header, lines, about))

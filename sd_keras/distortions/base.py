@@ -6,6 +6,7 @@ import numbers
 import keras
 from keras import ops
 
+from sd_keras import seeds
 from sd_keras.distortions import operations
 
 
@@ -34,9 +35,13 @@ class Distortion(keras.layers.Layer):
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed_of_draws(seed))
         self._stream = None
         self.built = True
+
+    def seed_of_draws(self, seed):
+        """Returns the seed of the draws, other than those of other classes of the same seed."""
+        return seeds.of_kind(seed, type(self).__name__)
 
     def __call__(self, images, training=True):
         """Returns a new draw for each image; with `training=False` the images themselves."""

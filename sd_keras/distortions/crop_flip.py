@@ -35,6 +35,9 @@ class CropFlip(Distortion):
         self.padding = padding
         self.flip = flip
 
+    def seed_of_draws(self, seed):
+        return seed  # all others draw from one made of it and their names
+
     def is_identity(self):
         return self.padding == 0 and not self.flip
 

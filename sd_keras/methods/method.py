@@ -90,6 +90,11 @@ class Method:
         return max([1 if self.shallow_label_weight is None else 2, *needed])
 
     @property
+    def pairs(self):
+        """Whether the data are to hold pairs of images of a class in place of two views."""
+        return any(objective.pairs for objective in self.objectives)
+
+    @property
     def companions(self):
         """Which other networks the objectives read: of "teacher", "peer" and "past"."""
         return {each.companion for each in self.objectives} - {None}
@@ -104,6 +109,11 @@ class Method:
         if not isinstance(other, Method):
             return NotImplemented
         methods = (self, other)
+        if self.pairs != other.pairs and min(m.num_views for m in methods) > 1:
+            raise ValueError(
+                "methods that are added must agree on what their two views are, two images of a "
+                f"class or one distorted twice. Received: {self.name} and {other.name}"
+            )
         return Method(
             name=f"{self.name}+{other.name}",
             objectives=(*self.objectives, *other.objectives),

@@ -21,6 +21,7 @@ class Objective(keras.losses.Loss):
         scheduled: names of the attributes that may be schedules.
         companion: the other network that `call` reads, None, "teacher", "peer" or "past" (a
             copy of the network itself, of the epoch before).
+        pairs: whether the two views are two images of a class, as `SameClassPairs` gives them.
         maps: whether `call` reads feature maps, of the network and of its teacher.
         needed_outputs: names of outputs without which `call` cannot be; those of companions
             are there in training only.
@@ -30,6 +31,7 @@ class Objective(keras.losses.Loss):
     min_exits = 1
     scheduled = ("weight",)
     companion = None
+    pairs = False
     maps = False
     needed_outputs = ()
 

@@ -74,6 +74,7 @@ class PartnerKL(Softened):
     """
 
     num_views = 2
+    pairs = True
 
     def __init__(self, weight=1.0, temperature=4.0, scaling="T2", name="partner_kl"):
         super().__init__(weight, temperature, scaling, name)

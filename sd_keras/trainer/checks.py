@@ -101,6 +101,11 @@ def _check_fits(network, model, argument):
 def check_views(x, method, distortion):
     """Checks that the data and the distortion give the views that the method compares."""
     given = len(x) if isinstance(x, (tuple, list)) else None
+    if given is None and method.pairs:
+        raise ValueError(
+            f"`x` must hold pairs of images of a class for method {method.name!r}, as "
+            "sd_keras.data.SameClassPairs gives them. Received: one batch of images"
+        )
     if given is None and method.num_views > 1 and distortion is None:
         raise ValueError(
             f"`distortion` must be given, because method {method.name!r} needs "

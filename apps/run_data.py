@@ -1,0 +1,39 @@
+"""What a run makes of its data: the part it trains on, and the views it draws."""
+
+import numpy as np
+
+from sd_keras import distortions
+
+STRONG = {
+    "affine": distortions.Affine,
+    "perspective": distortions.Perspective,
+    "thin_plate_spline": distortions.ThinPlateSpline,
+    "color": distortions.Color,
+}
+
+
+def part_of(train, fraction, seed):
+    """Returns the share of training images and class numbers that a run has, drawn by its seed."""
+    count = max(1, round(fraction * len(train[0])))
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(train[0]))[:count])
+    return train[0][chosen], train[1][chosen]
+
+
+def distortion_of(settings, input_shape, dataset, seed):
+    """Returns the layer that draws a view: crop and flip, and behind it what a run asks for.
+
+    Args:
+        settings: dict of the flags `padding`, `flip` and `distortion`; None or missing for the
+            papers', in proportion to the image.
+        input_shape: of an image.
+        dataset: name of the data; digits are not mirrored.
+        seed: of the draws.
+    """
+    padding, flip = settings.get("padding"), settings.get("flip")
+    padding = input_shape[0] // 8 if padding is None else padding
+    flip = not (dataset == "digits" or "mnist" in dataset) if flip is None else flip
+    first = distortions.CropFlip(padding, flip, seed=seed)
+    names = [name for name in settings.get("distortion") or () if name != "crop_flip"]
+    # Two of a kind would draw the same from one seed.
+    others = [STRONG[name](seed=seed + index) for index, name in enumerate(names)]
+    return distortions.Chain([first, *others]) if others else first
