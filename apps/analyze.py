@@ -123,6 +123,11 @@ def look(words):
 
 def settings_of_flags(splits):
     """Returns the Settings of the flags."""
+    for name, low, high in (("deviations", 0, float("inf")), ("severities", 1, 5)):
+        if not all(low <= value <= high for value in numbers(name, float)):
+            given = ",".join(FLAGS[name].value)
+            limits = "at least 0" if name == "deviations" else "1…5"
+            raise ValueError(f"`{name}` must be {limits}. Received: {name}={given!r}")
     trained_with, seed = finished_run.results().get("flags", {}), finished_run.seed()
     return Settings(
         deviations=numbers("deviations", float),

@@ -73,7 +73,11 @@ def load_teacher(input_shape, num_classes, file=None):
         file: path of a `.keras` file; None for that of the flag.
     """
     file = file or file_of_teacher()
-    teacher = checkpoints.load_network(file)
+    try:
+        teacher = checkpoints.load_network(file)
+    except (ValueError, OSError) as error:
+        message = str(error).replace("`network`", "`teacher`").replace("network=", "teacher=")
+        raise ValueError(message) from None
     classes = logits_of(teacher, "teacher").shape[-1]
     if teacher.input_shape[1:] != tuple(input_shape) or classes != num_classes:
         raise ValueError(

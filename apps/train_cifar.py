@@ -46,7 +46,9 @@ flags.DEFINE_enum("stem", "cifar", ["cifar", "imagenet"], "stem of the network")
 flags.DEFINE_enum(
     "exits", None, ["all", "one"], "exits to attach (default: as many as the method trains)"
 )
-flags.DEFINE_bool("compare", False, "train the plain network too, and show it beside")
+flags.DEFINE_bool(
+    "compare", False, "train the plain network too, on the same images, and show it beside"
+)
 flags.DEFINE_bool("export", True, "write saved_model/1")
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run; resumes what it holds")
 # Flags that say how to run, not what: they may change when a run is resumed.
@@ -94,8 +96,9 @@ def teacher_of_run(splits, workdir):
         return None
     file = None
     if name := run_networks.teacher_to_train():
-        # Built once without its teacher, so that a wrong flag is found before that is trained.
-        build_network(splits, FLAGS.model, exits_of(method_of(FLAGS.method, splits)))
+        # Built once with it untrained, so that a wrong flag is found before it is trained.
+        untrained = build_network(splits, name, "one")
+        build_model(splits, FLAGS.method, FLAGS.model, untrained)
         print("teacher:")
         train_and_measure(splits, "baseline", workdir / "teacher", name)
         file = workdir / "teacher/network.keras"

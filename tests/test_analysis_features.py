@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import bright_and_dark, tiny_network, with_mixed_answers
+from conftest import bright_and_dark, smallest_network, tiny_network, with_mixed_answers
 from test_losses import softmax
 
 from sd_keras import analysis
@@ -238,3 +238,26 @@ def test_what_does_not_fit_is_refused(network):
     for message, call in wrong.items():
         with pytest.raises(ValueError, match=message + ".*Received: "):
             call()
+
+
+def test_what_is_no_answer_is_named():
+    """Mistakes that are easy to make: the network, one array, labels in the place of others."""
+    network, array = smallest_network(), np.zeros((4, 3))
+    for call, message in (
+        (lambda: analysis.agreement(network), "`logits` must be what a network predicts"),
+        (lambda: analysis.separability(network, []), "`features` must be a dict with features_1"),
+        (lambda: analysis.principal_components(array), "`features` must be a dict.*ndarray"),
+        (
+            lambda: analysis.principal_components({"features_1": array}, array),
+            "`components` must be an integer of at least 1. Received: components=ndarray",
+        ),
+        (lambda: analysis.consistency(network, array, None), "`distortion` must be callable"),
+        (
+            lambda: analysis.calibration_error(array, np.zeros(4, "int32")),
+            "`probabilities` must be softmax probabilities",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    even = keras.ops.convert_to_tensor(np.full((4, 2), 0.5, "float32"))
+    assert analysis.calibration_error(even, np.array([0, 1, 0, 1])) == 0

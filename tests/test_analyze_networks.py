@@ -116,7 +116,7 @@ REFUSED = {
     "classes": "`beside` must take the images and know the classes",
     "numbers": "`deviations` must be numbers",
     "none": "`network` does not exist",
-    "severity": "`severity` must be an integer 1…5",
+    "severity": "`severities` must be 1…5. Received: severities='7'",
 }
 
 

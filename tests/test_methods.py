@@ -225,7 +225,10 @@ def test_progressive_grows_evenly():
         (lambda: methods.deep_mutual_learning(temperature=0), "temperature"),
         (lambda: methods.balanced(methods.baseline(), 0), "share"),
         (lambda: methods.deepest_last("byot", 3), "method"),
-        (lambda: methods.alternating(methods.baseline(), 0), "steps"),
+        (lambda: methods.deepest_last(methods.two_branch(), 3), "method"),
+        (lambda: methods.alternating(methods.deep_supervision(), 3), "method"),
+        (lambda: methods.balanced(methods.baseline()), "method"),
+        (lambda: methods.alternating(methods.label_smoothing(), 0), "steps"),
         (lambda: methods.Method("x", label_weight=None), "label_weight"),
         (lambda: methods.Method("x", labelled_views=2), "labelled_views"),
     ],
@@ -343,3 +346,10 @@ def test_serialization_round_trip(name):
         )
         for ours, theirs in zip(copy.objectives, method.objectives):
             assert float(ours.at(step).weight) == float(theirs.at(step).weight)
+
+
+def test_what_changes_nothing_is_refused():
+    last = methods.deepest_last(methods.deep_supervision(), 3)  # of labels alone, but of exits
+    assert [float(weight) for weight in last.label_weights(2, 3)] == [0, 1]
+    with pytest.raises(ValueError, match="terms besides the labels.*method='baseline'"):
+        methods.alternating(methods.baseline(), 3)

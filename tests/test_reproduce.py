@@ -292,8 +292,8 @@ def test_a_run_of_another_process_is_left_alone(tmp_path, monkeypatch):
     run, folder = row.cells[0].run, reproduction.runs.folder_of(row.cells[0].run, Scale(), 0)
     called = []
     monkeypatch.setattr(reproduction.steps, "_call", lambda *a: called.append(a) or 0)
-    with reproduction.steps._alone(tmp_path / folder) as is_alone:
-        assert is_alone
+    with reproduction.steps._alone(tmp_path / folder) as lock:
+        assert len(lock) == 1
         failed = reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path)
         assert "another process" in failed[0] and not called
     assert reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path) == []
@@ -342,7 +342,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
     made_up(tmp_path / reproduction.runs.folder_of(runs[0][0], Scale(), 0), [0.5, 0.5], 0)
     called = []
 
-    def call(where, command):
+    def call(where, command, keep):
         called.append(where)
         return 3
 

@@ -20,10 +20,12 @@ def components(subjects, settings):
         for column, (name, own) in enumerate(found.items()):
             axis = axes[row * columns + column]
             plots.scatter(axis, own["projected"], subject.test[1])
-            plots.label(axis, title=f"{subject.label}: {name}")
+            shares = [f"component {i} ({s:.0%})" for i, s in enumerate(own["explained"], start=1)]
+            plots.label(axis, *shares, f"{subject.label}: {name}")
             rows.append([subject.label, name, *map(float, own["explained"])])
         for axis in axes[row * columns + len(found) : (row + 1) * columns]:
             axis.set_visible(False)
+    plots.legend(figure, axes[0], "class ")
     note = (
         "Each dot is a test image, its colour the class, of the first ten (BYOT figure 6). The "
         "table: shares of the features' variance along the two axes."
@@ -79,7 +81,7 @@ def agreement(subjects, settings):
         low = np.floor(10 * own["same"].min()) / 10
         plots.matrix(axis, own["same"], own["names"], own["names"], min(low, 0.9))
         right = 100 * own["any_right"]
-        plots.label(axis, title=f"{subject.label}: one exit right on {right:.1f} %")
+        plots.label(axis, title=f"{subject.label}: some exit right on {right:.1f} %")
     note = (
         "Shares of the test images on which two of the exits and the ensemble give the same "
         "answer; both are right, only the first or only the second, or both wrong alike."
@@ -100,9 +102,10 @@ def calibration(subjects, settings):
         diagrams = plots.without_double(diagrams)
         for column, (name, own) in enumerate(diagrams.items()):
             axis = axes[row * columns + column]
-            _diagram(axis, own, plots.colour(name))
+            _diagram(axis, own, plots.INK if len(diagrams) == 1 else plots.colour(name))
             error = 100 * measured[name]["calibration_error"]
-            plots.label(axis, title=f"{subject.label}: {name}, {error:.1f} %")
+            title = f"{subject.label}: {name}\ncalibration error {error:.1f} %"
+            plots.label(axis, "confidence", "" if column else "accuracy", title)
             values = zip(own["count"], own["confidence"], own["accuracy"])
             for index, (count, confidence, accuracy) in enumerate(values):
                 cells = [int(count), float(confidence), float(accuracy)]

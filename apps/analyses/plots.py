@@ -44,9 +44,10 @@ def label(axis, x="", y="", title=""):
     axis.set_title(title, color=INK, fontsize=10)
 
 
-def legend(figure, axis):
+def legend(figure, axis, prefix=""):
     """Adds a legend of what the axes show, below the whole figure."""
     handles, labels = axis.get_legend_handles_labels()
+    labels = [prefix + text for text in labels]
     columns = max(1, min(len(labels), int(figure.get_figwidth() / 2.2)))
     options = {"ncols": columns, "fontsize": 8, "frameon": False, "labelcolor": INK}
     if len(labels) > 1:
@@ -126,4 +127,5 @@ def scatter(axis, points, classes, most=10):
     """Draws points `(n, 2)`, coloured by class for the first ones."""
     for number in range(min(most, int(classes.max()) + 1)):
         own = points[classes == number]
-        axis.scatter(*own.T[:2], s=6, alpha=0.6, linewidths=0, color=f"C{number}")
+        style = {"s": 6, "alpha": 0.6, "linewidths": 0, "color": f"C{number}"}
+        axis.scatter(*own.T[:2], label=str(number), **style)

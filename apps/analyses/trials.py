@@ -37,8 +37,8 @@ def noise(subjects, settings):
                 cells = accuracy[level].mean(), accuracy[level].std(), nats[level].mean()
                 rows.append([subject.label, name, deviation, *map(float, cells)])
     unit = "of each kernel's root mean square" if settings.relative else "of the weights"
-    plots.label(axes[0], f"deviation of the noise, {unit}", "training accuracy")
-    plots.label(axes[1], f"deviation of the noise, {unit}", "cross entropy (nats)")
+    plots.label(axes[0], f"standard deviation of the noise, {unit}", "training accuracy")
+    plots.label(axes[1], f"standard deviation of the noise, {unit}", "cross entropy (nats)")
     axes[1].set_yscale("log")
     plots.legend(figure, axes[0])
     note = (

@@ -135,16 +135,20 @@ def _figure_1(network="ResNet50"):
     return Row(network, cells)
 
 
+_WITH = "test accuracy, deepest exit, with self distillation"
+_WITHOUT = "test accuracy without"
+
+
 def _analysed(network, words, figures=()):
     plain, own = cifar(network), cifar(network, BYOT)
-    cells = [Cell("with self distillation", own), Cell("without", plain)]
+    cells = [Cell(_WITH, own), Cell(_WITHOUT, plain)]
     cells += [
         Cell(f"SSE/SSB {label}", own, place, paper, "separability")
         for label, place, paper in zip(QUARTERS, EXITS, figures)
     ]
-    beside = "without" if words in ("noise", "gradients") else None
-    kept = [cell for cell in cells if beside or cell.label != "without"]
-    return Row(network, tuple(kept), ((words, "with self distillation", beside),))
+    beside = _WITHOUT if words in ("noise", "gradients") else None
+    kept = [cell for cell in cells if beside or cell.label != _WITHOUT]
+    return Row(network, tuple(kept), ((words, _WITH, beside),))
 
 
 ANALYSIS = (

@@ -67,11 +67,11 @@ def carry_out(runs, scale, output):
                 print(f"{where}: left out, its teacher is not finished", flush=True)
                 failed.append(f"{name}: its teacher is not finished")
                 continue
-        with _alone(output / name) as is_alone:
-            if not is_alone:
+        with _alone(output / name) as lock:
+            if lock is None:
                 failed.append(f"{name}: another process trains it")
                 continue
-            code = _call(where, reproduction.runs.command_of(run, scale, seed, output))
+            code = _call(where, reproduction.runs.command_of(run, scale, seed, output), lock)
         if code:
             failed.append(f"{name}: exit code {code}")
     return failed
@@ -79,20 +79,24 @@ def carry_out(runs, scale, output):
 
 @contextlib.contextmanager
 def _alone(folder):
-    """Holds a lock beside the folder of a run; gives whether no other process has it."""
+    """Holds a lock beside the folder of a run.
+
+    Gives the files that a process of the run is to keep open, so that the run stays locked
+    when it outlives this process; None where another process has the lock.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
-        yield True
+        yield ()
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            yield False
+            yield None
             return
-        yield True
+        yield (file.fileno(),)
 
 
 def analysed(row, scale, seeds, output):
@@ -125,12 +129,12 @@ def analysed(row, scale, seeds, output):
     return failed
 
 
-def _call(where, command):
+def _call(where, command, keep=()):
     print(f"{where}\n{reproduction.runs.as_text(command)}", flush=True)
     # The library of this checkout, whether or not it is installed.
     paths = [str(reproduction.runs.APPS.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.run(command, env=environment, check=False).returncode
+    return subprocess.run(command, env=environment, check=False, pass_fds=keep).returncode
 
 
 def shown(table_name, table, row, scale, seeds, output):
@@ -143,6 +147,8 @@ def shown(table_name, table, row, scale, seeds, output):
     note = " ".join(filter(None, notes))
     network = f"{scale.model} for {row.name}" if scale.model else row.name
     title = f"{table_name}, {network}: {table.title}"
+    for name in ("CIFAR-100", "CIFAR-10", "ImageNet") if scale.dataset else ():
+        title = title.replace(name, scale.dataset)
     title += ", SCALED DOWN" if scale.is_down else ""
     sections = [
         reproduction.page.section(title, *reproduction.figures.figures_table(measured, scale))

@@ -1,5 +1,6 @@
 """How far the confidence of an exit tells how often it is right."""
 
+import keras
 import numpy as np
 
 from sd_keras.analysis.inputs import integer, logits_with_ensemble
@@ -16,8 +17,18 @@ def calibration_error(probabilities, labels, bins=15):
 
     Returns:
         Mean gap between confidence and accuracy over the bins, weighted by their size; 0…1.
+
+    Raises:
+        ValueError: for probabilities, labels or bins that do not fit.
     """
-    return weighted_gap(probabilities.max(1), probabilities.argmax(1) == labels, bins)
+    bins = integer("bins", bins)
+    p = np.asarray(keras.ops.convert_to_numpy(probabilities))
+    if p.ndim != 2 or not p.size or not (p >= 0).all() or np.abs(p.sum(1) - 1).max() > 1e-2:
+        raise ValueError(
+            "`probabilities` must be softmax probabilities (n, classes), each row with the sum 1. "
+            f"Received: probabilities of shape {p.shape}"
+        )
+    return weighted_gap(p.max(1), p.argmax(1) == class_numbers(labels, *p.shape), bins)
 
 
 def weighted_gap(confidence, correct, bins):

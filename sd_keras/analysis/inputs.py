@@ -52,8 +52,9 @@ def integer(name, value, least=1):
     """Returns the value; raises ValueError unless it is an integer of at least `least`."""
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_integer or value < least:
+        shown = repr(value) if isinstance(value, (int, float, str)) else type(value).__name__
         raise ValueError(
-            f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
+            f"`{name}` must be an integer of at least {least}. Received: {name}={shown}"
         )
     return int(value)
 
@@ -84,6 +85,11 @@ def logits_with_ensemble(logits):
     Raises:
         ValueError: for logits that do not fit; see `inference.arrays.exits_of`.
     """
+    if hasattr(logits, "predict"):
+        raise ValueError(
+            "`logits` must be what a network predicts, network.predict(images). "
+            f"Received: logits of type {type(logits).__name__}"
+        )
     exits = exits_of(logits)
     mean = keras.ops.convert_to_numpy(ensemble_logits(exits))
     return {f"exit_{index}": z for index, z in enumerate(exits, start=1)} | {"ensemble": mean}
@@ -99,6 +105,11 @@ def features_by_exit(features):
     Raises:
         ValueError: if there are none, or they are not finite and equally many.
     """
+    if not isinstance(features, dict):
+        raise ValueError(
+            "`features` must be a dict with features_1 … features_C, what network.predict(images) "
+            f"returns. Received: features of type {type(features).__name__}"
+        )
     names = [name for name in features if re.fullmatch(r"features_[1-9]\d*", str(name))]
     names.sort(key=lambda name: int(name.removeprefix("features_")))
     arrays = [np.asarray(keras.ops.convert_to_numpy(features[n]), "float64") for n in names]

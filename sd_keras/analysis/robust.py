@@ -36,7 +36,7 @@ def robustness(
     images, labels = checked(network, images, labels)
     kinds, severities = list(corruptions.KINDS if kinds is None else kinds), list(severities)
     for kind, severity in itertools.product(kinds, severities):
-        corruptions.check(images[:1], kind, severity, seed)
+        corruptions.check(images, kind, severity, seed)
     evaluation = Evaluation(network, batch_size=batch_size)
     clean = evaluation(images, labels)
     found = [

@@ -41,6 +41,14 @@ class CropFlip(Distortion):
     def is_identity(self):
         return self.padding == 0 and not self.flip
 
+    def check(self, images):
+        super().check(images)
+        if self.padding > min(images.shape[1:3]):
+            raise ValueError(
+                "`padding` must be at most the height and width of the images. "
+                f"Received: padding={self.padding}, images of shape {tuple(images.shape)}"
+            )
+
     def distort(self, images, uniform, xp):
         return crop_flip(images, uniform, self.padding, self.flip, xp)
 

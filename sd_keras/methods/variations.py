@@ -19,7 +19,10 @@ def deepest_last(method, steps):
     Returns:
         A `Method`; from step `steps` on, only labels teach, and only the deepest exit.
     """
-    _check(method)
+    changes = isinstance(method, Method) and (
+        method.objectives or method.shallow_label_weight is not None
+    )
+    _check(method, changes)
     shallow = method.shallow_label_weight
     return _with_weights(
         method,
@@ -37,7 +40,7 @@ def alternating(method, steps):
         method: a `Method`, which begins.
         steps: how many steps each turn lasts.
     """
-    _check(method)
+    _check(method, method.objectives if isinstance(method, Method) else ())
     shallow = method.shallow_label_weight
     return _with_weights(
         method,
@@ -60,22 +63,25 @@ def balanced(method, share=1.0):
         method: a `Method`.
         share: length of each objective's gradient in units of the labels' gradient.
     """
-    _check(method)
     if not share > 0:
         raise ValueError(f"`share` must be a number above 0. Received: share={share!r}")
+    _check(method, method.objectives if isinstance(method, Method) else ())
     name = f"{method.name}_balanced"
     return dataclasses.replace(method, name=name, balance=float(share))
 
 
-def _check(method):
-    if not isinstance(method, Method):
-        raise ValueError(f"`method` must be a sd_keras.methods.Method. Received: method={method!r}")
+def _check(method, changes):
+    """Raises ValueError unless a method has something that would be changed."""
+    if not changes:
+        shown = repr(method.name if isinstance(method, Method) else method)
+        raise ValueError(
+            "`method` must be a sd_keras.methods.Method with terms besides the labels of the "
+            f"deepest exit. Received: method={shown}"
+        )
 
 
 def _with_weights(method, name, change, shallow_label_weight, label_weight):
     """Returns a method with other weights; `change` makes an objective's new one."""
-    if not isinstance(method, Method):
-        raise ValueError(f"`method` must be a sd_keras.methods.Method. Received: method={method!r}")
     objectives = []
     for objective in method.objectives:
         objective = copy.copy(objective)

@@ -18,6 +18,11 @@ def logits_of(network, argument):
     Raises:
         ValueError: for another kind of model, or one that ends in a softmax.
     """
+    if hasattr(network, "network"):
+        raise ValueError(
+            f"`{argument}` must be the network itself: pass model.network. "
+            f"Received: {argument} of type {type(network).__name__}"
+        )
     functional = graph.as_functional(network)
     output = getattr(functional, "output", None)
     if isinstance(output, dict):

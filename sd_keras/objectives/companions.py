@@ -59,7 +59,7 @@ class TeacherHint(Objective):
     companion = "teacher"
     maps = True
 
-    def __init__(self, weight=100.0, name="teacher_hint"):
+    def __init__(self, weight=10.0, name="teacher_hint"):
         super().__init__(weight, name)
 
     @property
