@@ -127,6 +127,8 @@ OF_KERAS = {
     "RandomErasing": lambda: layers.RandomErasing(**VALUES, seed=0),
     "RandAugment": lambda: layers.RandAugment(**VALUES, seed=0),
 }
+# One that has a kernel of its own, one that draws boxes, one that decides on tensors.
+QUICK = ("RandomRotation", "RandomErasing", "RandAugment")
 on_tensorflow = pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="layers of Keras are tried on TensorFlow"
 )
@@ -148,7 +150,10 @@ def fits(distortion):
 
 
 @on_tensorflow
-@pytest.mark.parametrize("name", OF_KERAS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OF_KERAS],
+)
 def test_layers_of_keras_serve_in_fit(name):
     views = fits(Chain([OF_KERAS[name](), CropFlip(1, flip=False, seed=0)]))
     assert len({view.tobytes() for view in views}) == 6
@@ -171,11 +176,11 @@ def of_keras_cv(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "RandomRotation",
-        "RandomBrightness",
-        "RandomColorJitter",
         "RandomCutout",
         "RandomApply",
+        pytest.param("RandomRotation", marks=pytest.mark.slow),
+        pytest.param("RandomBrightness", marks=pytest.mark.slow),
+        pytest.param("RandomColorJitter", marks=pytest.mark.slow),
         pytest.param("RandAugment", marks=pytest.mark.slow),
         pytest.param("AugMix", marks=pytest.mark.slow),
     ],
