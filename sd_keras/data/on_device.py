@@ -21,8 +21,8 @@ class OnDevice(Batches):
     or PyTorch, which runs the steps one by one.
 
     Args:
-        steps: training steps in one program. If a divisor of an epoch's whole batches is at
-            least half of it, that is taken, and one size less is compiled.
+        steps: training steps in one program. A divisor of the number of an epoch's whole
+            batches above half of it is taken in its place, and one size less is compiled.
         images, labels, batch_size, seed, initial_epoch, drop_remainder: as `Batches`.
 
     Raises:
@@ -42,9 +42,8 @@ class OnDevice(Batches):
         super().__init__(images, labels, batch_size, seed, initial_epoch, drop_remainder)
         check_whole("steps", steps, 1)
         whole = len(images) // batch_size
-        divisors = [k for k in range(1, steps + 1) if whole and whole % k == 0]
-        best = max(divisors, default=1)
-        self.steps = best if 2 * best >= min(steps, whole) else steps
+        best = max((k for k in range(1, steps + 1) if whole and whole % k == 0), default=0)
+        self.steps = best if 2 * best > min(steps, whole) else steps
 
     @property
     def num_blocks(self):
