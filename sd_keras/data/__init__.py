@@ -2,8 +2,9 @@
 
 from sd_keras.data.batches import Batches
 from sd_keras.data.loading import load
+from sd_keras.data.on_device import OnDevice
 from sd_keras.data.pairs import SameClassPairs
 from sd_keras.data.splits import Splits
 from sd_keras.data.stream import Stream, stream
 
-__all__ = ["Batches", "SameClassPairs", "Splits", "Stream", "load", "stream"]
+__all__ = ["Batches", "OnDevice", "SameClassPairs", "Splits", "Stream", "load", "stream"]

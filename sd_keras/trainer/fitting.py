@@ -4,7 +4,7 @@ import keras
 
 from sd_keras.backup import Backup
 from sd_keras.data.bad_images import saying_why
-from sd_keras.trainer import checks
+from sd_keras.trainer import checks, resident
 from sd_keras.trainer.companions import Renewal
 from sd_keras.trainer.guards import guarded
 from sd_keras.trainer.position import Follow, Saving, skipping
@@ -38,14 +38,14 @@ class Fitting:
             arguments = ("validation_data[0]", "validation_data[1]")
             held, held_labels, _ = keras.utils.unpack_x_y_sample_weight(tuple(validation_data))
             checks.check_arrays(held, held_labels, self.network, self.num_classes, arguments)
-        if is_stream(x):
+        if is_stream(x) or resident.is_resident(x):
             checks.check_stream_arguments(y, kwargs)
         # On PyTorch Keras takes a batch before the step that would be left out.
         self.position.counts_on = is_stream(x) and keras.config.backend() != "torch"
         self.position.data = description(x)
         self.position.num_steps = x.steps_per_epoch if is_stream(x) else None
         why = saying_why(x, validation_data)
-        x, steps = as_data(x, self, self.position)
+        x, steps = self._resident_or(x) or as_data(x, self, self.position)
         validation_data, validation_steps = as_data(validation_data, self)
         given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
         kwargs = _with_defaults(kwargs, given)
@@ -57,11 +57,28 @@ class Fitting:
             with why:
                 return super().fit(x, y, *args, **kwargs)
         finally:
+            self.resident = None
             for callback in own:
                 listed.remove(callback)
                 # Keras calls nothing on a callback when `fit` ends by an error.
                 if isinstance(callback, Saving):
                     callback.backup.release()
+
+    def _resident_or(self, x):
+        """Sends an `OnDevice` there; returns what Keras takes in its place, or None."""
+        if not resident.is_resident(x):
+            return None
+        resident.check(x, self)
+        checks.check_arrays(x.images, x.labels, self.network, self.num_classes)
+        self.resident = resident.Resident(x)
+        self.train_function = None  # on TensorFlow it would hold other images
+        return resident.adapter(self.resident), None
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        """Builds by the form of the data. Called by Keras."""
+        if self.resident is not None:
+            data_batch = self.resident.sample()
+        super()._symbolic_build(iterator=iterator, data_batch=data_batch)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; takes a Stream, too, and checks arrays first."""

@@ -1,13 +1,19 @@
 """The training and prediction step on JAX, where state travels through the step."""
 
+import jax
 import keras
+from keras import ops
+
+from sd_keras.trainer.resident import Block
 
 
 class BackendTrainer:
     """Draws the views in front of Keras's own step; keeps only logits in `predict`."""
 
     def train_step(self, state, data):
-        """One step: views, forward, objectives, update. Called by Keras."""
+        """One step: views, forward, objectives, update; or those of a block. Called by Keras."""
+        if isinstance(data, Block):
+            return self._train_block(state, data)
         trainable, non_trainable, *rest = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         mapping = [
@@ -21,6 +27,17 @@ class BackendTrainer:
         non_trainable = [scope.get_current_value(v) for v in self.non_trainable_variables]
         state = (trainable, non_trainable, *rest)
         return super().train_step(state, (x, y, sample_weight))
+
+    def _train_block(self, state, block):
+        """Makes one step after the other in one program; returns the logs behind the last."""
+
+        def step(state, chosen):
+            picked = tuple(ops.take(each, chosen, axis=0) for each in block[:2])
+            logs, state = self.train_step(state, picked)
+            return state, logs
+
+        state, logs = jax.lax.scan(step, state, block.order)
+        return {name: values[-1] for name, values in logs.items()}, state
 
     def take_back(self, state, training):
         """Assigns the state that a step returned to the model's variables."""

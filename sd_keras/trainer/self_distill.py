@@ -92,6 +92,7 @@ class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
         self.make_terms()
         self._label_range = labels.LabelRange()
         self.position = Position()
+        self.resident = None  # the data of a fit, where they lie on the device
         # Counted here, because the optimizer's count is out of reach of a loss on JAX.
         self.step = self.add_weight(
             shape=(),
@@ -179,11 +180,17 @@ class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
             targets = in_form(self._compile_metrics, targets, self.num_classes)
             same = dict.fromkeys(predictions, targets)
             self._compile_metrics.update_state(same, predictions, sample_weight)
+        return self.results_of(self._unseen(y_pred))
+
+    def results_of(self, unseen):
+        """Returns what a step hands out: the metrics so far, and what is checked behind it.
+
+        Args:
+            unseen: names of metrics that the step knows nothing of.
+        """
         results = self.get_metrics_result() | self._label_range.result()
         results[SEEN] = ops.add(self._loss_tracker.count, 0.0)
-        for name in self._unseen(y_pred):
-            del results[name]
-        return results
+        return {name: value for name, value in results.items() if name not in unseen}
 
     def get_metrics_result(self):
         """Returns the current value of every metric by name. Called by Keras."""

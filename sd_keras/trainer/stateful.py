@@ -9,7 +9,16 @@ class BackendTrainer:
     """Draws the views in front of Keras's own step; keeps only logits in `predict`."""
 
     def train_step(self, data):
-        """One step: views, forward, objectives, update. Called by Keras."""
+        """One step: views, forward, objectives, update; or those of a block. Called by Keras."""
+        return self._one_step(data) if self.resident is None else self._train_block(data)
+
+    def _train_block(self, order):
+        """Makes one step after the other; returns the logs behind the last."""
+        for chosen in order:
+            logs = self._one_step(self.resident.pick(chosen))
+        return logs
+
+    def _one_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with _after(x):
             x, y = self.begin_step(x, y, sample_weight)

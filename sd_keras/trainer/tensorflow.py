@@ -1,11 +1,25 @@
 """The training and evaluation step on TensorFlow, where a step is traced before it runs."""
 
+import tensorflow as tf
+
 from sd_keras.trainer import distributed, stateful
 from sd_keras.trainer.metrics import build_ahead
 
 
 class BackendTrainer(distributed.DistributedFit, stateful.BackendTrainer):
     """Creates all variables before a step is traced, since TensorFlow would trace it twice."""
+
+    def _train_block(self, order):
+        """Makes one step after the other in one program; returns the logs behind the last."""
+
+        def step(index):
+            self._one_step(self.resident.pick(order[index]))
+            return (index + 1,)
+
+        count = tf.shape(order)[0]
+        done = tf.while_loop(lambda index: index < count, step, (tf.constant(0),))
+        with tf.control_dependencies(done):
+            return self.results_of(unseen=())
 
     def make_train_function(self, force=False):
         """Builds the step function. Called by Keras."""

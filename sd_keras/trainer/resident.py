@@ -1,0 +1,95 @@
+"""Data that lie on the device: how `fit` gets at them, and many steps in one program."""
+
+from typing import NamedTuple
+
+from keras import ops
+
+from sd_keras.data.on_device import OnDevice
+
+
+class Block(NamedTuple):
+    """All images and labels on the device, and the numbers of those of some steps.
+
+    The first two are arguments of the compiled program: as constants they would be in it.
+    """
+
+    images: object
+    labels: object
+    order: object
+
+
+class Resident:
+    """The images and labels of an `OnDevice` as tensors of the backend.
+
+    Args:
+        data: an `OnDevice`.
+    """
+
+    def __init__(self, data):
+        self.data = data
+        self.images = ops.convert_to_tensor(data.images)
+        self.labels = ops.convert_to_tensor(data.labels)
+
+    def pick(self, order):
+        """Returns images and labels with these numbers."""
+        return ops.take(self.images, order, axis=0), ops.take(self.labels, order, axis=0)
+
+    def sample(self):
+        """Returns a few images and labels, for what has to know their form."""
+        return self.data.images[:1], self.data.labels[:1]
+
+
+def is_resident(x):
+    """Tells whether data are an `OnDevice`."""
+    return isinstance(x, OnDevice)
+
+
+def check(x, model):
+    """Raises ValueError for what does not go with data on the device."""
+    if model.steps_per_execution != 1:
+        raise ValueError(
+            "`steps_per_execution` must be 1 with data on the device, whose argument `steps` says "
+            f"how many run at once. Received: steps_per_execution={model.steps_per_execution}"
+        )
+    strategy = getattr(model, "_distribute_strategy", None)
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "`x` must not be sd_keras.data.OnDevice under a strategy of several replicas. "
+            f"Received: {type(strategy).__name__}"
+        )
+
+
+def adapter(resident):
+    """Returns what Keras takes as data: blocks of numbers."""
+    # Keras's own way to bring data of another kind; it is not among its public names.
+    from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+    data = resident.data
+
+    class OnDeviceAdapter(DataAdapter):
+        """Gives a block a step, as Keras counts them."""
+
+        num_batches = data.num_blocks
+        batch_size = data.batch_size
+        has_partial_batch = False
+        partial_batch_size = None
+
+        def get_jax_iterator(self):
+            return (Block(resident.images, resident.labels, order) for order in data.blocks())
+
+        def get_torch_dataloader(self):
+            return (ops.convert_to_tensor(order) for order in data.blocks())
+
+        def get_tf_dataset(self):
+            import tensorflow as tf
+
+            numbers = tf.TensorSpec((None, None), "int32")
+            return tf.data.Dataset.from_generator(data.blocks, output_signature=numbers)
+
+        def on_epoch_begin(self):
+            data.on_epoch_begin()
+
+        def on_epoch_end(self):
+            data.on_epoch_end()
+
+    return OnDeviceAdapter()
