@@ -1,7 +1,5 @@
 """The training and evaluation step on TensorFlow, where a step is traced before it runs."""
 
-import tensorflow as tf
-
 from sd_keras.trainer import distributed, stateful
 from sd_keras.trainer.metrics import build_ahead
 
@@ -11,6 +9,7 @@ class BackendTrainer(distributed.DistributedFit, stateful.BackendTrainer):
 
     def _train_block(self, order):
         """Makes one step after the other in one program; returns the logs behind the last."""
+        import tensorflow as tf
 
         def step(index):
             self._one_step(self.resident.pick(order[index]))
