@@ -106,8 +106,9 @@ def load_splits(network, only_test=False):
     """
     settings = data_settings(only_test)
     splits = sd_keras.data.load(*settings.values())
-    fraction = results().get("flags", {}).get("fraction", 1.0)
-    if fraction < 1 and settings["dataset"] == results()["flags"]["dataset"]:
+    own = results().get("flags", {})
+    fraction = own.get("fraction", 1.0)
+    if fraction < 1 and settings["dataset"] == own["dataset"]:
         train = run_data.part_of(splits.train, fraction, settings["seed"])
         splits = dataclasses.replace(splits, train=train)
     classes = network.output["exit_1"].shape[-1]

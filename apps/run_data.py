@@ -14,9 +14,14 @@ STRONG = {
 
 def part_of(train, fraction, seed):
     """Returns the share of training images and class numbers that a run has, drawn by its seed."""
-    count = max(1, round(fraction * len(train[0])))
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(train[0]))[:count])
-    return train[0][chosen], train[1][chosen]
+    return drawn(train, max(1, round(fraction * len(train[0]))), seed)
+
+
+def drawn(pair, count, seed):
+    """Returns so many of a pair's images and class numbers, in their order."""
+    images, labels = pair
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
+    return images[chosen], labels[chosen]
 
 
 def distortion_of(settings, input_shape, dataset, seed):

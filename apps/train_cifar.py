@@ -108,7 +108,8 @@ def teacher_of_run(splits, workdir):
 def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
     """Trains or resumes one network; returns its costs and its accuracies per exit."""
     start = time.perf_counter()
-    images, labels = part_of(splits.train)
+    # The seed draws which of the training images they are.
+    images, labels = run_data.part_of(splits.train, FLAGS.fraction, FLAGS.seed)
     model, epoch = checkpoints.restore(workdir / "checkpoints")
     if model is None:
         keras.utils.set_random_seed(FLAGS.seed)
@@ -168,11 +169,6 @@ def batches_of(method_name, images, labels, epoch):
 def settings(model_name, method_name):
     """Returns the flags of a run that trains this network, beside the one asked for or as it."""
     return settings_of_run(FREE_FLAGS) | {"model": model_name, "method": method_name}
-
-
-def part_of(train):
-    """Returns the share of the training images that `--fraction` asks for, drawn by the seed."""
-    return run_data.part_of(train, FLAGS.fraction, FLAGS.seed)
 
 
 def exits_of(method):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from sd_keras import gradients, losses
+from sd_keras.models.exits import exit_names
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -33,11 +34,11 @@ class FastGradientSign:
             images: `(n, h, w, c)`, raw pixels.
             labels: class numbers `(n,)`, or probabilities `(n, classes)`.
         """
-        deepest = sum(name.startswith("exit_") for name in network.output)
+        deepest = exit_names(network)[-1]
         images = ops.cast(images, "float32")
 
         def loss(images):
-            logits = network(images, training=False)[f"exit_{deepest}"]
+            logits = network(images, training=False)[deepest]
             return ops.sum(losses.label_cross_entropy(labels, logits))
 
         (gradient,) = gradients.of_inputs(loss, [images])

@@ -117,27 +117,3 @@ class Alternating(_Two):
 
     def _is_first(self, step):
         return ops.cast(step, "int32") // self.steps % 2 == 0
-
-
-@keras.saving.register_keras_serializable(package="sd_keras")
-class Linear(Schedule):
-    """Goes evenly from one number to another, and stays there.
-
-    Args:
-        first, last: numbers.
-        steps: how many steps it takes.
-    """
-
-    def __init__(self, first, last, steps):
-        if steps < 1:
-            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
-        self.first = first
-        self.last = last
-        self.steps = steps
-
-    def __call__(self, step):
-        share = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
-        return self.first + share * (self.last - self.first)
-
-    def get_config(self):
-        return {"first": self.first, "last": self.last, "steps": self.steps}

@@ -2,7 +2,7 @@
 
 import functools
 
-import numpy as np
+import run_data
 
 import sd_keras
 
@@ -51,8 +51,4 @@ class Subject:
 
 def some(pair, count, seed):
     """Returns at most so many of a pair's images and class numbers, drawn by the seed."""
-    images, labels = pair
-    if len(images) <= count:
-        return pair
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
-    return images[chosen], labels[chosen]
+    return pair if len(pair[0]) <= count else run_data.drawn(pair, count, seed)

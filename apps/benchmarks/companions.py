@@ -7,12 +7,19 @@ each: what the library adds to what it cannot do without.
 
 import statistics
 
-import keras
 import tensorflow as tf
-from benchmarks.parts import IMAGE_SHAPE, batch, compare, figure, interleave, step_of, trainer
+from benchmarks.parts import (
+    IMAGE_SHAPE,
+    batch,
+    compare,
+    figure,
+    in_precision,
+    interleave,
+    step_of,
+    trainer,
+)
 
-from sd_keras import SelfDistillModel, attach_exits, methods, models
-from sd_keras.optimizers import SGD
+from sd_keras import attach_exits, methods, models
 
 TEACHER = "resnet50"
 BARS = {"knowledge_distillation": "<= 1.03", "deep_mutual_learning": "<= 1.05"}
@@ -31,7 +38,7 @@ def _teacher_figure(settings, precision):
     teacher = _network(settings, precision, TEACHER)
     forward = tf.function(lambda images: teacher(images, training=False)["exit_1"], autograph=False)
     images = tf.constant(batch(settings, settings.batch_size)[0])
-    together = _trainer(settings, precision, methods.knowledge_distillation(), teacher=teacher)
+    together = trainer(settings, precision, methods.knowledge_distillation(), teacher=teacher)
     parts = {
         "together": step_of(together, settings, settings.batch_size),
         "teacher": lambda: forward(images).numpy(),
@@ -43,7 +50,7 @@ def _teacher_figure(settings, precision):
 
 def _peer_figure(settings, precision):
     peer = _network(settings, precision, settings.model)
-    together = _trainer(settings, precision, methods.deep_mutual_learning(), peer=peer)
+    together = trainer(settings, precision, methods.deep_mutual_learning(), peer=peer)
     parts = {
         "together": step_of(together, settings, settings.batch_size),
         "step": step_of(trainer(settings, precision), settings, settings.batch_size),
@@ -65,18 +72,6 @@ def _row(name, method, parts, settings, precision):
 
 
 def _network(settings, precision, name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
+    with in_precision(precision):
         backbone = models.build(name, input_shape=IMAGE_SHAPE)
         return attach_exits(backbone, settings.num_classes, at=[])
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _trainer(settings, precision, method, **others):
-    """As `benchmarks.parts.trainer`, with other networks beside."""
-    alone = trainer(settings, precision)
-    model = SelfDistillModel(alone.network, method, alone.distortion, **others)
-    model.compile(SGD(0.1, momentum=0.9, weight_decay=5e-4), metrics=["accuracy"])
-    return model

@@ -3,6 +3,7 @@
 Run by `python apps/benchmark.py steps`, see there.
 """
 
+import contextlib
 import statistics
 import time
 
@@ -102,7 +103,18 @@ def batch(settings, batch_size):
     return images, generator.integers(0, settings.num_classes, batch_size, dtype="int32")
 
 
-def trainer(settings, precision, method="baseline", exits=None, distort=True):
+@contextlib.contextmanager
+def in_precision(precision):
+    """Within, layers are made under a dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def trainer(settings, precision, method="baseline", exits=None, distort=True, **others):
     """Returns a compiled SelfDistillModel.
 
     Args:
@@ -111,19 +123,17 @@ def trainer(settings, precision, method="baseline", exits=None, distort=True):
         method: a method or its name.
         exits: "one" or "all"; None takes as many as the method needs.
         distort: whether CropFlip draws the views.
+        **others: networks beside it, as `SelfDistillModel` takes them.
     """
     method = methods.get(method) if isinstance(method, str) else method
     exits = exits or ("all" if method.min_exits > 1 else "one")
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
+    with in_precision(precision):
         keras.utils.set_random_seed(0)
         backbone = models.build(settings.model, input_shape=IMAGE_SHAPE)
         at = [] if exits == "one" else None
         network = attach_exits(backbone, settings.num_classes, at=at)
-        model = SelfDistillModel(network, method, CropFlip(seed=0) if distort else None)
-    finally:
-        keras.config.set_dtype_policy(before)
+        distortion = CropFlip(seed=0) if distort else None
+        model = SelfDistillModel(network, method, distortion, **others)
     optimizer = SGD(0.1, momentum=0.9, weight_decay=5e-4)
     model.compile(optimizer=optimizer, metrics=["accuracy"])
     return model

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from benchmarks.machine import machine
-from benchmarks.parts import BOTH, fact, figure, multiply_accumulates
+from benchmarks.parts import BOTH, fact, figure, in_precision, multiply_accumulates
 
 from sd_keras import SelfDistillModel, attach_exits, methods, models
 from sd_keras.optimizers import SGD
@@ -120,16 +120,12 @@ def trainer(settings, precision, method):
     """Returns a compiled SelfDistillModel of ImageNet's form."""
     method = methods.get(method)
     name = NETWORK if settings["model"].using_default_value else settings.model
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
+    with in_precision(precision):
         keras.utils.set_random_seed(0)
         size = settings.image_size
         backbone = models.build(name, input_shape=(size, size, 3), stem="imagenet")
         at = None if method.min_exits > 1 else []
         model = SelfDistillModel(attach_exits(backbone, settings.num_classes, at=at), method)
-    finally:
-        keras.config.set_dtype_policy(before)
     optimizer = SGD(0.1, momentum=0.9, weight_decay=1e-4)
     model.compile(optimizer=optimizer, metrics=["accuracy"])
     return model

@@ -1,8 +1,5 @@
 """How far a distortion changes what an exit says of an image, and what it sees in it."""
 
-import inspect
-
-import keras
 import numpy as np
 from keras import ops
 
@@ -12,6 +9,7 @@ from sd_keras.analysis.inputs import (
     integer,
     logits_with_ensemble,
 )
+from sd_keras.distortions.chain import apply
 from sd_keras.inference.arrays import log_softmax
 
 
@@ -66,18 +64,9 @@ def _check(distortion):
 def _outputs(network, images, distortion, batch_size):
     """Returns what the network predicts of one view of all images."""
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-    views = [_view(distortion, ops.convert_to_tensor(batch)) for batch in batches]
+    views = [apply(distortion, ops.convert_to_tensor(batch)) for batch in batches]
     view = np.concatenate([ops.convert_to_numpy(each) for each in views])
     return network.predict(view, batch_size=batch_size, verbose=0)
-
-
-def _view(distortion, images):
-    arguments = {}
-    if isinstance(distortion, keras.Layer):
-        # Some layers distort in training only, and take it that there is none.
-        names = inspect.signature(distortion.call).parameters
-        arguments = {"training": True} if "training" in names else {}
-    return distortion(images, **arguments)
 
 
 def _compared(a, b):

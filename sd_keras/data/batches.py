@@ -84,6 +84,11 @@ class Batches(keras.utils.PyDataset):
             self._order = generator.permutation(len(self.images))
         self._start_over()
 
+    @property
+    def order(self):
+        """Numbers of the images in the order of the current epoch, `(n,)`."""
+        return np.arange(len(self.images)) if self._order is None else self._order
+
     def __len__(self):
         """Number of batches in an epoch."""
         if self.drop_remainder:

@@ -1,7 +1,5 @@
 """Small images that stay on the device, from which a training step picks its batch."""
 
-import numpy as np
-
 from sd_keras.data.batches import Batches, check_whole
 
 
@@ -53,8 +51,7 @@ class OnDevice(Batches):
     def blocks(self):
         """Gives the numbers of the images of the current epoch, int32 `(steps, batch)` a block."""
         count, size = len(self.images), self.batch_size
-        order = np.arange(count) if self._order is None else self._order
-        order = order.astype("int32")
+        order = self.order.astype("int32")
         whole = count // size
         batches = order[: whole * size].reshape(whole, size)
         for first in range(0, whole, self.steps):

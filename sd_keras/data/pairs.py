@@ -35,8 +35,8 @@ class SameClassPairs(Batches):
     def __getitem__(self, index):
         """Returns batch `index`, 0 to len − 1, of the current epoch."""
         images, labels = super().__getitem__(index)
-        chosen = slice(index * self.batch_size, index * self.batch_size + len(labels))
-        chosen = np.arange(len(self.labels))[chosen] if self._order is None else self._order[chosen]
+        first = index * self.batch_size
+        chosen = self.order[first : first + len(labels)]
         generator = np.random.default_rng((self.seed or 0, self.epoch, index, 1))
         return (images, self.images[self._partners(chosen, generator)]), labels
 

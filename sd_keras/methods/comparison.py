@@ -2,7 +2,7 @@
 
 import numbers
 
-from sd_keras.methods.method import Complement, Method
+from sd_keras.methods.method import Complement, Method, rest_of
 from sd_keras.objectives import (
     AttentionTransfer,
     PartnerKL,
@@ -13,20 +13,7 @@ from sd_keras.objectives import (
     UniformCrossEntropy,
     VirtualTeacherKL,
 )
-from sd_keras.schedules import Linear, Switch
-
-
-def _check_share(argument, value):
-    """Raises ValueError unless a weight that labels lose is in 0…1, or a schedule."""
-    is_share = isinstance(value, numbers.Real) and 0 <= value <= 1
-    if not callable(value) and not is_share:
-        raise ValueError(
-            f"`{argument}` must be in 0…1 or a schedule. Received: {argument}={value!r}"
-        )
-
-
-def _rest(value):
-    return Complement(value) if callable(value) else 1.0 - value
+from sd_keras.schedules import Switch, WarmUp
 
 
 def knowledge_distillation(alpha=0.9, temperature=4.0, scaling="T2"):
@@ -37,9 +24,9 @@ def knowledge_distillation(alpha=0.9, temperature=4.0, scaling="T2"):
         temperature: T of both networks.
         scaling: factor of the KL, `"none"`, `"T"` or `"T2"` (the paper).
     """
-    _check_share("alpha", alpha)
+    label_weight = rest_of("alpha", alpha)
     objectives = (TeacherKL(alpha, temperature, scaling),)
-    return Method("knowledge_distillation", objectives, label_weight=_rest(alpha))
+    return Method("knowledge_distillation", objectives, label_weight=label_weight)
 
 
 def fitnet(hint_weight=10.0, alpha=0.0, temperature=4.0, scaling="T2", hint_steps=None):
@@ -56,8 +43,7 @@ def fitnet(hint_weight=10.0, alpha=0.0, temperature=4.0, scaling="T2", hint_step
         temperature, scaling: as `knowledge_distillation`.
         hint_steps: steps of the first stage; None for both at once.
     """
-    _check_share("alpha", alpha)
-    label_weight = _rest(alpha)
+    label_weight = rest_of("alpha", alpha)
     has_teacher_answers = callable(alpha) or alpha > 0
     if hint_steps is not None:
         hint_weight = Switch(hint_weight, 0.0, hint_steps)
@@ -100,9 +86,9 @@ def label_smoothing(epsilon=0.1):
     Args:
         epsilon: ε, a number in 0…1 or a schedule.
     """
-    _check_share("epsilon", epsilon)
+    label_weight = rest_of("epsilon", epsilon)
     objectives = (UniformCrossEntropy(epsilon),)
-    return Method("label_smoothing", objectives, label_weight=_rest(epsilon))
+    return Method("label_smoothing", objectives, label_weight=label_weight)
 
 
 def teacher_free(alpha=0.1, temperature=20.0, correct_probability=0.99, scaling="T2"):
@@ -114,9 +100,9 @@ def teacher_free(alpha=0.1, temperature=20.0, correct_probability=0.99, scaling=
         correct_probability: of the right class in the virtual teacher.
         scaling: factor of the KL, `"none"`, `"T"` or `"T2"`.
     """
-    _check_share("alpha", alpha)
+    label_weight = rest_of("alpha", alpha)
     objectives = (VirtualTeacherKL(alpha, correct_probability, temperature, scaling),)
-    return Method("teacher_free", objectives, label_weight=_rest(alpha))
+    return Method("teacher_free", objectives, label_weight=label_weight)
 
 
 def class_wise(weight=1.0, temperature=4.0, scaling="T2"):
@@ -148,6 +134,6 @@ def progressive(steps=None, share=0.8):
             "`steps` of progressive must be the number of steps of the whole training, at least 1. "
             f"Received: steps={steps!r}"
         )
-    _check_share("share", share)
-    alpha = Linear(0.0, share, steps)
+    rest_of("share", share)
+    alpha = WarmUp(share, steps)
     return Method("progressive", (PastCrossEntropy(alpha),), label_weight=Complement(alpha))

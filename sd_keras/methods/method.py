@@ -141,6 +141,21 @@ class Method:
         return cls(**config | weights | {"objectives": objectives})
 
 
+def rest_of(argument, share):
+    """Returns the label weight that goes with a share of it that something else gets.
+
+    Raises:
+        ValueError: naming the argument, unless the share is in 0…1 or a schedule.
+    """
+    if callable(share):
+        return Complement(share)
+    if not (isinstance(share, numbers.Real) and 0 <= share <= 1):
+        raise ValueError(
+            f"`{argument}` must be in 0…1 or a schedule. Received: {argument}={share!r}"
+        )
+    return 1.0 - share
+
+
 def _check_weight(argument, weight, optional):
     """Raises ValueError unless a weight is a number of at least 0, a schedule or, if so, None."""
     if callable(weight) or (optional and weight is None):

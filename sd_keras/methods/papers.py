@@ -1,8 +1,6 @@
 """The methods of the two papers, and the baselines that are fair to them."""
 
-import numbers
-
-from sd_keras.methods.method import Complement, Method
+from sd_keras.methods.method import Method, rest_of
 from sd_keras.objectives import (
     ExitHint,
     ExitKL,
@@ -57,11 +55,8 @@ def be_your_own_teacher(alpha=0.5, hint_weight=6.4e-5, temperature=3.0, scaling=
         temperature: T of the KL; the first author's code has 3, the paper says "normally 1".
         scaling: factor of the KL, `"none"`, `"T"` or `"T2"`.
     """
-    is_share = isinstance(alpha, numbers.Real) and 0 <= alpha <= 1
-    if not callable(alpha) and not is_share:
-        raise ValueError(f"`alpha` must be in 0…1 or a schedule. Received: alpha={alpha!r}")
+    label_weight = rest_of("alpha", alpha)
     objectives = (ExitKL(alpha, temperature, scaling), ExitHint(hint_weight))
-    label_weight = Complement(alpha) if callable(alpha) else 1.0 - alpha
     return Method("be_your_own_teacher", objectives, shallow_label_weight=label_weight)
 
 

@@ -19,18 +19,7 @@ def deepest_last(method, steps):
     Returns:
         A `Method`; from step `steps` on, only labels teach, and only the deepest exit.
     """
-    changes = isinstance(method, Method) and (
-        method.objectives or method.shallow_label_weight is not None
-    )
-    _check(method, changes)
-    shallow = method.shallow_label_weight
-    return _with_weights(
-        method,
-        f"{method.name}_then_deepest",
-        lambda weight: Switch(weight, 0.0, steps),
-        None if shallow is None else Switch(shallow, 0.0, steps),
-        Switch(method.label_weight, 1.0, steps),
-    )
+    return _in_time(method, "then_deepest", Switch, 0.0, steps)
 
 
 def alternating(method, steps):
@@ -40,15 +29,8 @@ def alternating(method, steps):
         method: a `Method`, which begins.
         steps: how many steps each turn lasts.
     """
-    _check(method, method.objectives if isinstance(method, Method) else ())
-    shallow = method.shallow_label_weight
-    return _with_weights(
-        method,
-        f"{method.name}_alternating",
-        lambda weight: Alternating(weight, 0.0, steps),
-        None if shallow is None else Alternating(shallow, 1.0, steps),
-        Alternating(method.label_weight, 1.0, steps),
-    )
+    _check(method, needs_objectives=True)
+    return _in_time(method, "alternating", Alternating, 1.0, steps)
 
 
 def balanced(method, share=1.0):
@@ -65,32 +47,44 @@ def balanced(method, share=1.0):
     """
     if not share > 0:
         raise ValueError(f"`share` must be a number above 0. Received: share={share!r}")
-    _check(method, method.objectives if isinstance(method, Method) else ())
+    _check(method, needs_objectives=True)
     name = f"{method.name}_balanced"
     return dataclasses.replace(method, name=name, balance=float(share))
 
 
-def _check(method, changes):
+def _check(method, needs_objectives=False):
     """Raises ValueError unless a method has something that would be changed."""
-    if not changes:
-        shown = repr(method.name if isinstance(method, Method) else method)
+    is_method = isinstance(method, Method)
+    others = is_method and not needs_objectives and method.shallow_label_weight is not None
+    if not is_method or not (method.objectives or others):
+        shown = repr(method.name if is_method else method)
         raise ValueError(
             "`method` must be a sd_keras.methods.Method with terms besides the labels of the "
             f"deepest exit. Received: method={shown}"
         )
 
 
-def _with_weights(method, name, change, shallow_label_weight, label_weight):
-    """Returns a method with other weights; `change` makes an objective's new one."""
+def _in_time(method, suffix, schedule, shallow_weight, steps):
+    """Returns a method in turn with labels alone.
+
+    Args:
+        method: a `Method`.
+        suffix: of the new one's name.
+        schedule: class of two values, `Switch` or `Alternating`.
+        shallow_weight: weight of the shallow exits' labels while there are labels alone.
+        steps: of the schedule.
+    """
+    _check(method)
+    shallow = method.shallow_label_weight
     objectives = []
     for objective in method.objectives:
         objective = copy.copy(objective)
-        objective.weight = change(objective.weight)
+        objective.weight = schedule(objective.weight, 0.0, steps)
         objectives.append(objective)
     return dataclasses.replace(
         method,
-        name=name,
+        name=f"{method.name}_{suffix}",
         objectives=tuple(objectives),
-        shallow_label_weight=shallow_label_weight,
-        label_weight=label_weight,
+        shallow_label_weight=None if shallow is None else schedule(shallow, shallow_weight, steps),
+        label_weight=schedule(method.label_weight, 1.0, steps),
     )

@@ -2,9 +2,8 @@
 
 import jax
 import keras
-from keras import ops
 
-from sd_keras.trainer.resident import Block
+from sd_keras.trainer.resident import Block, pick
 
 
 class BackendTrainer:
@@ -32,7 +31,7 @@ class BackendTrainer:
         """Makes one step after the other in one program; returns the logs behind the last."""
 
         def step(state, chosen):
-            picked = tuple(ops.take(each, chosen, axis=0) for each in block[:2])
+            picked = pick(block.images, block.labels, chosen)
             logs, state = self.train_step(state, picked)
             return state, logs
 

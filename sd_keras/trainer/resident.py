@@ -18,6 +18,11 @@ class Block(NamedTuple):
     order: object
 
 
+def pick(images, labels, order):
+    """Returns images and labels with these numbers, `(batch,)`."""
+    return ops.take(images, order, axis=0), ops.take(labels, order, axis=0)
+
+
 class Resident:
     """The images and labels of an `OnDevice` as tensors of the backend.
 
@@ -32,7 +37,7 @@ class Resident:
 
     def pick(self, order):
         """Returns images and labels with these numbers."""
-        return ops.take(self.images, order, axis=0), ops.take(self.labels, order, axis=0)
+        return pick(self.images, self.labels, order)
 
     def sample(self):
         """Returns a few images and labels, for what has to know their form."""
