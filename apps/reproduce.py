@@ -28,14 +28,14 @@ from absl import app, flags
 
 import sd_keras
 from sd_keras import checkpoints
+from sd_keras.backup import PREEMPTED
 
-# What fits two cores: a run takes about a minute. Flags that are given stand before it.
-PROTOCOLS = {
-    "cpu": {
-        **{"model": "resnet8", "epochs": 10, "fraction": 0.1, "batch_size": 64},
-        **{"teacher_model": "resnet20", "peer_model": "resnet20", "precision": "mixed_bfloat16"},
-    }
+# What fits two cores: a run takes about a minute, or a few. Flags that are given stand before it.
+SMALL = {
+    **{"model": "resnet8", "epochs": 10, "fraction": 0.1, "batch_size": 64},
+    **{"teacher_model": "resnet20", "peer_model": "resnet20", "precision": "mixed_bfloat16"},
 }
+PROTOCOLS = {"cpu": SMALL, "cpu_longer": SMALL | {"epochs": 15, "fraction": 0.2}}
 FLAGS = flags.FLAGS
 flags.DEFINE_string("table", None, "name of a table; --list shows all")
 flags.DEFINE_string("row", None, "name of a row (default: all)")
@@ -52,6 +52,10 @@ flags.DEFINE_string("peer_model", None, "scale down: in place of the row's peer"
 flags.DEFINE_string("dataset", None, "in place of the row's: another TFDS name, npz:PATH, digits")
 flags.DEFINE_enum(
     "precision", "float32", ["float32", "mixed_bfloat16", "mixed_float16"], "Keras dtype policy"
+)
+flags.DEFINE_bool("on_device", False, "keep small images on the device, as train_cifar.py does")
+flags.DEFINE_float(
+    "minutes", None, "end after this with exit code 75, to go on by the same command", 0
 )
 flags.DEFINE_bool("dry_run", False, "show commands, costs and what is there, and do nothing")
 flags.DEFINE_bool("list", False, "show the tables and their rows, and do nothing")
@@ -77,7 +81,7 @@ def main(argv):
             count = reproduction.page.collect(output)
             print(f"{count} runs; written to {output}: index.html, index.md")
         else:
-            sys.exit(1 if reproduce(output) else 0)
+            sys.exit(reproduce(output))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
@@ -89,7 +93,7 @@ def main(argv):
 def scale_of_flags():
     """Returns the `reproduction.runs.Scale` that the flags ask for."""
     names = ("epochs", "batch_size", "fraction", "model", "teacher_model", "peer_model")
-    names += ("dataset", "precision", "data_dir")
+    names += ("dataset", "precision", "data_dir", "on_device")
     protocol = PROTOCOLS.get(FLAGS.protocol, {})
     values = {
         name: FLAGS[name].value if FLAGS[name].present else protocol.get(name, FLAGS[name].value)
@@ -105,7 +109,7 @@ def scale_of_flags():
 
 
 def reproduce(output):
-    """Carries out rows of a table and shows them; returns the runs that failed."""
+    """Carries out rows of a table and shows them; returns the code to exit with."""
     if FLAGS.table is None:
         known = ", ".join(reproduction.tables.tables())
         raise ValueError(f"`table` must be one of {known}. Received: table=None")
@@ -117,10 +121,12 @@ def reproduce(output):
     runs = reproduction.steps.runs_of(rows, scale, seeds)
     if FLAGS.dry_run:
         print(reproduction.steps.planned(runs, scale, output))
-        return []
-    failed = reproduction.steps.carry_out(runs, scale, output)
+        return 0
+    failed, is_over = reproduction.steps.carry_out(runs, scale, output, FLAGS.minutes)
     failed += [
-        what for row in rows for what in reproduction.steps.analysed(row, scale, seeds, output)
+        what
+        for row in ([] if is_over else rows)
+        for what in reproduction.steps.analysed(row, scale, seeds, output)
     ]
     sections = []
     for row in rows:
@@ -132,7 +138,10 @@ def reproduce(output):
     checkpoints.write_json(output / f"tables/{name}.json", {"sections": sections})
     for what in failed:
         print(f"failed: {what}", file=sys.stderr)
-    return failed
+    if is_over:
+        print("time is over; the same command goes on", file=sys.stderr)
+        return PREEMPTED
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -26,15 +26,16 @@ import run_images
 import run_networks
 import run_recipe
 import run_settings
+import run_training
 from absl import app, flags, logging
-from run_machine import EpochSeconds, hardware, training_seconds
+from run_machine import hardware, training_seconds
 from run_settings import build_method, settings_of_run
 
 import sd_keras
 from sd_keras import analysis, checkpoints, report
 
 FLAGS = flags.FLAGS
-for module in (run_settings, run_recipe, run_images, run_networks):
+for module in (run_settings, run_recipe, run_images, run_networks, run_training):
     flags.adopt_module_key_flags(module)
 flags.DEFINE_string("dataset", "digits", "digits, a TFDS name, folder:PATH or npz:PATH")
 flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
@@ -52,7 +53,7 @@ flags.DEFINE_bool(
 flags.DEFINE_bool("export", True, "write saved_model/1")
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run; resumes what it holds")
 # Flags that say how to run, not what: they may change when a run is resumed.
-FREE_FLAGS = ("workdir", "data_dir", "compare", "export")
+FREE_FLAGS = ("workdir", "data_dir", "compare", "export", *run_training.NAMES)
 
 
 def main(argv):
@@ -76,6 +77,7 @@ def run(workdir):
     checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run(FREE_FLAGS))
     run_images.check_images()
     run_networks.check_networks()
+    run_training.check_training()
     splits = sd_keras.data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.validation, FLAGS.seed
     )
@@ -131,17 +133,8 @@ def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
         f"exits; {model.method.name}"
     )
     if epoch < FLAGS.epochs:
-        batches = batches_of(method_name, images, labels, epoch)
-        model.fit(
-            batches,
-            shuffle=False,  # the batches bring their own order
-            epochs=FLAGS.epochs,
-            initial_epoch=epoch,
-            validation_data=splits.validation,
-            validation_batch_size=256,
-            verbose=0,
-            callbacks=callbacks(workdir, len(images), epoch),
-        )
+        batches = run_training.batches_of(method_name, images, labels, epoch)
+        run_training.fit(model, batches, splits.validation, workdir, epoch)
     about = {"seconds": round(time.perf_counter() - start, 1), "resumed_after_epoch": epoch}
     about["training_seconds"] = training_seconds(workdir / "seconds.json", FLAGS.epochs)
     about["flags"] = settings(model_name, method_name)
@@ -156,14 +149,6 @@ def method_of(name, splits):
 def steps_of(splits):
     """Returns the number of batches of an epoch."""
     return -(-max(1, round(FLAGS.fraction * len(splits.train[0]))) // FLAGS.batch_size)
-
-
-def batches_of(method_name, images, labels, epoch):
-    """Returns the batches of the run, in pairs of a class for a method that compares these."""
-    kind = sd_keras.data.Batches
-    if "class_wise" in method_name.split("+"):
-        kind = sd_keras.data.SameClassPairs
-    return kind(images, labels, FLAGS.batch_size, FLAGS.seed, epoch)
 
 
 def settings(model_name, method_name):
@@ -203,23 +188,13 @@ def build_model(splits, method_name, name, teacher=None):
     return model
 
 
-def callbacks(workdir, images, epoch):
-    """Returns progress, checkpoints and logs."""
-    return [
-        report.Progress(FLAGS.epochs, images),
-        keras.callbacks.CSVLogger(workdir / "log.csv", append=epoch > 0),
-        keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-        EpochSeconds(workdir / "seconds.json", epoch),
-        checkpoints.Checkpoint(workdir / "checkpoints"),
-    ]
-
-
 def finish(network, splits, workdir, about_run):
     """Measures and writes the network; returns its costs and its accuracies per exit."""
     costs = analysis.costs(network)
     parts = {"validation": splits.validation, "test": splits.test}
+    size = run_training.evaluation_batch()
     measured = {
-        name: analysis.evaluate_exits(network, *part)
+        name: analysis.evaluate_exits(network, *part, batch_size=size)
         for name, part in parts.items()
         if part is not None and len(part[0])
     }

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import time
 import warnings
 import zipfile
 
@@ -15,7 +16,7 @@ from sd_keras import distribute
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the whole model after every epoch and keeps the last few.
+    """Saves the whole model after every epoch, or from time to time, and keeps the last few.
 
     Each file is written aside and renamed, so a run that is killed leaves whole files only.
     A restored `SelfDistillModel` goes on as if it had not stopped: weights, optimizer,
@@ -24,23 +25,39 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: where the files `epoch_00001.keras`, … go; created if missing.
         keep: how many of the newest files stay.
+        minutes: how long to wait between two files; saved at the end of the first epoch behind
+            it, of the last one, and of one at which a callback before this one ends the run.
     """
 
-    def __init__(self, folder, keep=2):
+    def __init__(self, folder, keep=2, minutes=0):
         super().__init__()
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1. Received: keep={keep}")
+        if not minutes >= 0:
+            raise ValueError(f"`minutes` must be at least 0. Received: minutes={minutes}")
         self.folder = pathlib.Path(folder)
         self.keep = keep
+        self.seconds = 60 * minutes
+        self.saved_at = time.monotonic()
+
+    def on_train_begin(self, logs=None):
+        self.saved_at = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
+        if time.monotonic() < self.saved_at + self.seconds and not self._ends(epoch):
+            return
         self._refuse_diverged(epoch, logs or {})
+        self.saved_at = time.monotonic()
         if not distribute.is_chief(getattr(self.model, "distribute_strategy", None)):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / f"epoch_{epoch + 1:05d}.keras", self.model.save)
         for _, old in _files(self.folder)[: -self.keep]:
             old.unlink()
+
+    def _ends(self, epoch):
+        """Tells whether `fit` ends with this epoch."""
+        return self.model.stop_training or epoch + 1 == self.params["epochs"]
 
     def _refuse_diverged(self, epoch, logs):
         """The loss of a step is taken before its update, so the last update goes unseen."""

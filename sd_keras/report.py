@@ -1,11 +1,13 @@
 """What a run tells a person: progress while it lasts, a table at its end."""
 
-import importlib.metadata
+import importlib
 import platform
 import sys
 import time
 
 import keras
+
+from sd_keras.version import __version__
 
 
 class Progress(keras.callbacks.Callback):
@@ -95,8 +97,11 @@ def versions():
     # Not by the names of installed packages: TensorFlow comes under several.
     modules = [importlib.import_module(name) for name in ("keras", "numpy", backend)]
     found = {module.__name__: module.__version__ for module in modules}
-    own = {"sd_keras": importlib.metadata.version("sd_keras")}
-    return own | found | {"python": platform.python_version(), "backend": backend}
+    return (
+        {"sd_keras": __version__}
+        | found
+        | {"python": platform.python_version(), "backend": backend}
+    )
 
 
 def table(header, rows):

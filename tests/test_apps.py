@@ -174,6 +174,8 @@ WRONG_FLAGS = {
     ("--deepest_last=60",): "`deepest_last` must be below the 60 epochs",
     ("--method=be_your_own_teacher", "--exits=one"): "needs at least 2 exits",
     ("--mixup=-1",): "mixup",
+    ("--method=class_wise", "--on_device"): "`on_device` must be left out for class_wise",
+    ("--minutes=nan",): "`minutes` must be finite",
     ("digits",): "--name=value",
 }
 
@@ -187,6 +189,10 @@ def answers(finished, tmp_path_factory):
     diverging = ("--learning_rate=1e20", "--method=be_your_own_teacher")
     commands["diverging"] = (f"--workdir={folder / 'diverging'}", *diverging, *QUICK)
     commands["other"] = (f"--workdir={run}", "--seed=3", *QUICK)
+    short = ("--method=baseline", "--epochs=2", "--fraction=0.1", "--noexport", "--on_device")
+    pieces = (f"--workdir={folder / 'pieces'}", *short, "--checkpoint_minutes=9")
+    commands["too short"] = (*pieces, "--minutes=0")
+    commands["goes on"] = (*pieces, "--minutes=9")
     commands["again"] = (f"--workdir={run}", "--compare", *QUICK)
     before = (run / "network.keras").read_bytes()
     answers = answers_of("train_cifar.py", list(commands.values()))
@@ -209,6 +215,17 @@ def test_a_finished_run_is_shown_again_without_training(finished, answers):
     assert code == 0
     assert printed.splitlines()[-9:-2] == finished[1].stdout.splitlines()[-9:-2]
     assert "epoch 1/2" not in printed
+
+
+def test_a_run_ends_in_time_and_goes_on(answers):
+    folder, told = answers
+    code, printed = told["too short"]
+    assert code == 75 and "time is over after epoch 1 of 2" in printed
+    code, printed = told["goes on"]
+    assert code == 0 and "resuming after epoch 1 of 2" in printed and "Traceback" not in printed
+    assert len(json.loads((folder / "pieces/seconds.json").read_text())) == 2
+    results = json.loads((folder / "pieces/results.json").read_text())
+    assert results["flags"]["epochs"] == 2 and "on_device" not in results["flags"]
 
 
 def test_other_flags_are_refused_and_shown(answers):

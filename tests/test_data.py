@@ -207,6 +207,14 @@ def test_npz_errors(tmp_path, changes, message):
         load(archive(tmp_path / "a.npz", **changes))
 
 
+def test_npz_in_place_of_tfds(tmp_path):
+    archive(tmp_path / "cifar100.npz")
+    splits = load("cifar100", tmp_path, validation=0)
+    assert splits.name == "cifar100" and len(splits.test[0]) == 6
+    with pytest.raises(FileNotFoundError, match="cifar10"):
+        load("cifar10", tmp_path)
+
+
 def test_npz_that_is_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="`name` must give an existing file .* Received"):
         load(f"npz:{tmp_path}/missing.npz")

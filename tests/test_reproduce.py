@@ -294,10 +294,45 @@ def test_a_run_of_another_process_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduction.steps, "_call", lambda *a: called.append(a) or 0)
     with reproduction.steps._alone(tmp_path / folder) as lock:
         assert len(lock) == 1
-        failed = reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path)
+        failed, _ = reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path)
         assert "another process" in failed[0] and not called
-    assert reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path) == []
+    assert reproduction.steps.carry_out([(run, 0)], Scale(), tmp_path) == ([], False)
     assert len(called) == 1
+
+
+def test_what_time_there_is_is_handed_on(tmp_path, monkeypatch):
+    _, rows = reproduction.tables.choose("byot/4", "ResNet18")
+    runs, commands = reproduction.steps.runs_of(rows, Scale(on_device=True), [0]), []
+    monkeypatch.setattr(
+        reproduction.steps, "_call", lambda _, command, lock: commands.append(command)
+    )
+    clock = iter([0.0, 60.0, 480.0, 500.0])
+    monkeypatch.setattr(reproduction.steps.time, "monotonic", lambda: next(clock))
+    # After 8 of 9 minutes another run is begun, after 8 and a third none.
+    more = [*runs, *reproduction.steps.runs_of(rows, Scale(), [1])]
+    assert reproduction.steps.carry_out(more, Scale(on_device=True), tmp_path, 9) == ([], True)
+    assert [[part for part in c if "minutes" in part][-1] for c in commands] == [
+        "--minutes=8",
+        "--minutes=1",
+    ]
+    assert all("--on_device" in command for command in commands)
+    assert not Scale(on_device=True).is_down
+    monkeypatch.undo()
+    monkeypatch.setattr(reproduction.steps, "_call", lambda *a: 75)
+    assert reproduction.steps.carry_out(runs, Scale(), tmp_path, 9) == ([], True)
+
+
+def test_results_are_enough_but_for_a_teacher(tmp_path, monkeypatch):
+    taught = reproduction.tables.choose("ddgsd/1")[1][0].cells[1].run
+    runs = reproduction.runs.with_teachers([(taught, 0)], Scale())
+    folders = [tmp_path / reproduction.runs.folder_of(run, Scale(), 0) for run, _ in runs]
+    for folder in folders:
+        made_up(folder, [0.5, 0.5], 0)
+        (folder / "network.keras").unlink()
+    called = []
+    monkeypatch.setattr(reproduction.steps, "_call", lambda where, *a: called.append(where) or 0)
+    assert reproduction.steps.carry_out(runs, Scale(), tmp_path) == ([], False)
+    assert len(called) == 1 and "wide_resnet_28_10" in called[0]
 
 
 def test_runs_are_collected_into_a_page(made_up_table):
@@ -347,7 +382,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys
         return 3
 
     monkeypatch.setattr(reproduction.steps, "_call", call)
-    failed = reproduction.steps.carry_out(runs, Scale(), tmp_path)
+    failed, _ = reproduction.steps.carry_out(runs, Scale(), tmp_path)
     assert "finished before" in capsys.readouterr().out
     # All but the plain network, which is there, and the students of a teacher that failed.
     assert len(called) == len(runs) - 1 - 3

@@ -79,6 +79,19 @@ def test_checkpoints_are_pruned_and_written_aside(images, labels, tmp_path):
     assert names == ["epoch_00003.keras", "epoch_00004.keras"]
 
 
+@pytest.mark.parametrize("stops, epochs", [(None, [4]), (2, [3])])
+def test_checkpoints_may_be_rare_but_never_miss_the_end(images, labels, tmp_path, stops, epochs):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == stops
+
+    saving = checkpoints.Checkpoint(tmp_path, minutes=60)
+    fit(full_model(), images, labels, epochs=4, callbacks=[Stop(), saving])
+    assert [epoch for epoch, _ in checkpoints._files(tmp_path)] == epochs
+    with pytest.raises(ValueError, match=r"`minutes` must be at least 0. Received: minutes=nan"):
+        checkpoints.Checkpoint(tmp_path, minutes=float("nan"))
+
+
 @pytest.mark.parametrize("damage", ["half", "empty", "text"])
 def test_a_damaged_checkpoint_is_passed_over(images, labels, tmp_path, damage):
     fit(full_model(), images, labels, epochs=2, callbacks=[checkpoints.Checkpoint(tmp_path)])

@@ -1,10 +1,9 @@
-"""Tables of this project's own: ablations, cheap rivals, and the papers' future work."""
+"""Tables of this project's own: ablations, cheap rivals, the papers' future work."""
 
-from reproduction.byot import BYOT, QUARTERS, cifar
+from reproduction.byot import BYOT, EXITS, QUARTERS, cifar
 from reproduction.ddgsd import DDGSD
 from reproduction.tables import Cell, Row, Table
 
-EXITS = (1, 2, 3, "deepest", "ensemble")
 NETWORK = "ResNet18"
 STRONGER = ("affine", "perspective", "thin_plate_spline", "color")
 

@@ -29,6 +29,8 @@ RECIPES = {
     },
     "imagenet": {},
 }
+# Of a Scale, what does not make it another run.
+FREE = ("precision", "data_dir", "on_device")
 IMAGENET_EPOCHS = 90  # of every recipe of train_imagenet.py that the papers use
 
 
@@ -65,6 +67,7 @@ class Scale:
         student), teacher_model, peer_model, dataset: what makes it another run.
         precision: Keras's dtype policy, which the papers leave open.
         data_dir: where the prepared data lie.
+        on_device: whether small images stay on the device.
     """
 
     epochs: int | None = None
@@ -76,20 +79,19 @@ class Scale:
     dataset: str | None = None
     precision: str = "float32"
     data_dir: str | None = None
+    on_device: bool = False
 
     @property
     def is_down(self):
         """Whether the papers' figures are of other runs than these."""
-        free = {"precision": self.precision, "data_dir": self.data_dir}
-        return self != Scale(**free)
+        return self != Scale(**{name: getattr(self, name) for name in FREE})
 
     def told(self):
         """Returns in words what is other than in the papers; "" for nothing."""
         changed = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("precision", "data_dir")
-            and getattr(self, field.name) != field.default
+            if field.name not in FREE and getattr(self, field.name) != field.default
         }
         return ", ".join(f"{name} {value}" for name, value in changed.items())
 
@@ -143,8 +145,13 @@ def folder_of(run, scale, seed):
     return pathlib.Path(*(re.sub(r"[^\w.+=-]+", "_", part) for part in parts))
 
 
-def command_of(run, scale, seed, output):
-    """Returns the command line of a run as a list, the interpreter first."""
+def command_of(run, scale, seed, output, minutes=None):
+    """Returns the command line of a run as a list, the interpreter first.
+
+    Args:
+        run, scale, seed, output: a Run, a Scale, an integer, and the folder of all runs.
+        minutes: how long a run on small images may train before it ends, to go on later.
+    """
     imagenet = run.recipe == "imagenet"
     given = {"dataset": run.dataset, "data_dir": scale.data_dir, "model": run.model}
     given["method"] = run.method
@@ -162,6 +169,9 @@ def command_of(run, scale, seed, output):
         # All images are trained on and the last epoch is reported: nothing is chosen.
         given |= {"validation": 0, "fraction": scale.fraction if scale.fraction < 1 else None}
         given["export"] = False
+        # Epochs can be as short as it takes to save one.
+        given |= {"on_device": scale.on_device or None, "checkpoint_minutes": 1}
+        given["minutes"] = minutes and round(minutes, 1)
     given |= {"precision": scale.precision, "seed": seed}
     given["workdir"] = output / folder_of(run, scale, seed)
     app = app_of("train_imagenet.py" if imagenet else "train_cifar.py")
@@ -196,11 +206,18 @@ def _flag(name, value):
 
 
 def results_of(folder):
-    """Returns what a finished run wrote, or None."""
+    """Returns what a finished run wrote, or None.
+
+    Its network need not be there: what was measured may come from another machine.
+    """
     path = folder / "results.json"
-    if not path.is_file() or not (folder / "network.keras").is_file():
-        return None
-    return json.loads(path.read_text())
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def network_of(folder):
+    """Returns the path of the network of a finished run, or None."""
+    path = folder / "network.keras"
+    return path if path.is_file() and results_of(folder) is not None else None
 
 
 def analysis_folder(words, folder):

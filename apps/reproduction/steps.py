@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 
 import reproduction.costs
 import reproduction.figures
@@ -11,9 +12,12 @@ import reproduction.page
 import reproduction.runs
 
 from sd_keras import report
+from sd_keras.backup import PREEMPTED
 
 SCALED = "SCALED DOWN ({}): other runs than a paper's, not to be compared with its figures."
 TEST_IMAGES = 10_000  # of both CIFAR sets: all of them
+# Less than this is not enough to load, compile and train an epoch.
+LAST_MINUTES = 1
 COUNTED = "Counted, not trained."
 
 
@@ -51,30 +55,62 @@ def planned(runs, scale, output):
     return "\n".join(lines)
 
 
-def carry_out(runs, scale, output):
-    """Carries out the runs that are not finished; returns the names of those that failed."""
-    failed = []
+def carry_out(runs, scale, output, minutes=None):
+    """Carries out the runs that are not finished.
+
+    Args:
+        runs: what `runs_of` returns.
+        scale: a `reproduction.runs.Scale`.
+        output: `pathlib.Path` of all runs.
+        minutes: how long, or None.
+
+    Returns:
+        The names of those that failed, and whether the time is over before the last.
+    """
+    failed, begun, left = [], time.monotonic(), minutes
+    teachers = {_teacher_of(run, seed, scale) for run, seed in runs}
+    waiting = []
     for number, (run, seed) in enumerate(runs, start=1):
         name = reproduction.runs.folder_of(run, scale, seed)
         where = f"[{number}/{len(runs)}] {name}"
-        if reproduction.runs.results_of(output / name) is not None:
+        found = reproduction.runs.network_of if name in teachers else reproduction.runs.results_of
+        if found(output / name) is None:
+            waiting.append((where, name, run, seed))
+        else:
             print(f"{where}: finished before", flush=True)
-            continue
-        if run.teacher:
-            of = reproduction.runs.teacher_seed(scale, seed)
-            taught_by = output / reproduction.runs.folder_of(run.teacher, scale, of)
-            if reproduction.runs.results_of(taught_by) is None:
-                print(f"{where}: left out, its teacher is not finished", flush=True)
-                failed.append(f"{name}: its teacher is not finished")
-                continue
-        with _alone(output / name) as lock:
-            if lock is None:
-                failed.append(f"{name}: another process trains it")
-                continue
-            code = _call(where, reproduction.runs.command_of(run, scale, seed, output), lock)
-        if code:
-            failed.append(f"{name}: exit code {code}")
-    return failed
+    for index, (where, name, run, seed) in enumerate(waiting):
+        if minutes is not None:
+            left = minutes - (time.monotonic() - begun) / 60
+        if index and left is not None and left < LAST_MINUTES:
+            return failed, True
+        why = _carry_out(where, run, seed, scale, output, left)
+        if why == PREEMPTED:
+            return failed, True
+        if why:
+            failed.append(f"{name}: {why}")
+    return failed, False
+
+
+def _carry_out(where, run, seed, scale, output, minutes):
+    """Carries out one run; returns why it failed, PREEMPTED where the time was over, or None."""
+    teacher = _teacher_of(run, seed, scale)
+    if teacher and reproduction.runs.network_of(output / teacher) is None:
+        print(f"{where}: left out, its teacher is not finished", flush=True)
+        return "its teacher is not finished"
+    with _alone(output / reproduction.runs.folder_of(run, scale, seed)) as lock:
+        if lock is None:
+            return "another process trains it"
+        command = reproduction.runs.command_of(run, scale, seed, output, minutes)
+        code = _call(where, command, lock)
+    return code if code == PREEMPTED else code and f"exit code {code}"
+
+
+def _teacher_of(run, seed, scale):
+    """Returns the folder of a run's teacher below the output, or None."""
+    if not run.teacher:
+        return None
+    of = reproduction.runs.teacher_seed(scale, seed)
+    return reproduction.runs.folder_of(run.teacher, scale, of)
 
 
 @contextlib.contextmanager
@@ -111,8 +147,8 @@ def analysed(row, scale, seeds, output):
                 if name
             ]
             target = reproduction.runs.analysis_folder(words, folders[0])
-            if any(reproduction.runs.results_of(folder) is None for folder in folders):
-                failed.append(f"{target}: its runs are not finished")
+            if any(reproduction.runs.network_of(folder) is None for folder in folders):
+                failed.append(f"{target}: its runs are not finished, or their networks not here")
                 continue
             command = [sys.executable, reproduction.runs.app_of("analyze.py"), words]
             command.append(f"--network={folders[0]}")

@@ -61,9 +61,11 @@ def tables():
     """Returns all tables by name, in the order of the papers."""
     import reproduction.byot
     import reproduction.ddgsd
+    import reproduction.evidence
     import reproduction.others
 
-    return {**reproduction.byot.TABLES, **reproduction.ddgsd.TABLES, **reproduction.others.TABLES}
+    parts = (reproduction.byot, reproduction.ddgsd, reproduction.evidence, reproduction.others)
+    return {name: table for part in parts for name, table in part.TABLES.items()}
 
 
 def plain_name(name):

@@ -1,6 +1,7 @@
 """From the name of a data set to its splits."""
 
 import numbers
+from pathlib import Path
 
 from sd_keras.data.digits import read_digits
 from sd_keras.data.folder import read_folder
@@ -20,8 +21,9 @@ def load(name, data_dir=None, image_size=None, validation=0.1, seed=0):
             `y_test` and optionally `x_val`, `y_val`, `class_names`; or what was prepared by
             `tfds build`, "cifar100", "cifar100:3.0.2", "NAME/CONFIG" (the newest version if
             none is given).
-        data_dir: where TensorFlow Datasets has its files (its own default if None). The other
-            forms do not use it.
+        data_dir: where TensorFlow Datasets has its files (its own default if None). A file
+            NAME.npz there is read in their place, as "npz:PATH" is, and needs neither it nor
+            TensorFlow. The other forms do not use `data_dir`.
         image_size: an int or (height, width): every image is resized to it, by TensorFlow and
             without keeping its aspect ratio. None: the images must be of one size already.
         validation: fraction of the train images to hold out, from 0 up to but excluding 1,
@@ -67,15 +69,25 @@ def _read(name, data_dir, image_size):
     form, _, path = name.partition(":")
     if form == "folder":
         return read_folder(path, image_size)
-    if form != "npz" and name != "digits":
-        return read_tfds(name, data_dir, image_size)
-    raw = read_npz(path) if form == "npz" else read_digits()
+    if name == "digits":
+        raw = read_digits()
+    else:
+        archive = path if form == "npz" else _archive_of(name, data_dir)
+        if archive is None:
+            return read_tfds(name, data_dir, image_size)
+        raw = read_npz(archive)
     if image_size is None:
         return raw
     # Imported here: it needs TensorFlow, which these two sources do without otherwise.
     from sd_keras.data.images import resize_sets
 
     return resize_sets(raw, image_size)
+
+
+def _archive_of(name, data_dir):
+    """Returns the path of an archive of this name in `data_dir`, or None."""
+    path = None if data_dir is None else Path(data_dir, f"{name}.npz")
+    return path if path is not None and path.is_file() else None
 
 
 def _divide(raw, validation, seed):

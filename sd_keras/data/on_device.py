@@ -16,7 +16,8 @@ class OnDevice(Batches):
     incomplete last batch is a block of its own, and blocks of up to three sizes are compiled.
 
     For CIFAR and the like: 50,000 images of 32x32 take 154 MB. On one device; TensorFlow, JAX
-    or PyTorch, which runs the steps one by one.
+    or PyTorch. PyTorch runs the steps one by one, and so does JAX on a CPU, where a convolution
+    within a loop is compiled to far slower code.
 
     Args:
         steps: training steps in one program. A divisor of the number of an epoch's whole
@@ -43,18 +44,18 @@ class OnDevice(Batches):
         best = max((k for k in range(1, steps + 1) if whole and whole % k == 0), default=0)
         self.steps = best if 2 * best > min(steps, whole) else steps
 
-    @property
-    def num_blocks(self):
-        """Number of blocks in an epoch."""
-        return sum(1 for _ in self.blocks())
+    def blocks(self, steps=None):
+        """Gives the numbers of the images of the current epoch, int32 `(steps, batch)` a block.
 
-    def blocks(self):
-        """Gives the numbers of the images of the current epoch, int32 `(steps, batch)` a block."""
+        Args:
+            steps: training steps in a block, in place of its own.
+        """
+        steps = steps or self.steps
         count, size = len(self.images), self.batch_size
         order = self.order.astype("int32")
         whole = count // size
         batches = order[: whole * size].reshape(whole, size)
-        for first in range(0, whole, self.steps):
-            yield batches[first : first + self.steps]
+        for first in range(0, whole, steps):
+            yield batches[first : first + steps]
         if count % size and not self.drop_remainder:
             yield order[None, whole * size :]

@@ -35,6 +35,9 @@ class BackendTrainer:
             logs, state = self.train_step(state, picked)
             return state, logs
 
+        if len(block.order) == 1:
+            state, logs = step(state, block.order[0])
+            return logs, state
         state, logs = jax.lax.scan(step, state, block.order)
         return {name: values[-1] for name, values in logs.items()}, state
 

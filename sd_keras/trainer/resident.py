@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from sd_keras.data.on_device import OnDevice
@@ -64,32 +65,45 @@ def check(x, model):
         )
 
 
+def steps_of(data):
+    """Returns how many training steps one program makes on this machine."""
+    if keras.config.backend() != "jax":
+        return data.steps
+    import jax
+
+    # Within a loop XLA leaves convolutions to its own slow code: 35 times on two cores.
+    return 1 if jax.default_backend() == "cpu" else data.steps
+
+
 def adapter(resident):
     """Returns what Keras takes as data: blocks of numbers."""
     # Keras's own way to bring data of another kind; it is not among its public names.
     from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
     data = resident.data
+    steps = steps_of(data)
 
     class OnDeviceAdapter(DataAdapter):
         """Gives a block a step, as Keras counts them."""
 
-        num_batches = data.num_blocks
+        num_batches = sum(1 for _ in data.blocks(steps))
         batch_size = data.batch_size
         has_partial_batch = False
         partial_batch_size = None
 
         def get_jax_iterator(self):
-            return (Block(resident.images, resident.labels, order) for order in data.blocks())
+            return (Block(resident.images, resident.labels, order) for order in data.blocks(steps))
 
         def get_torch_dataloader(self):
-            return (ops.convert_to_tensor(order) for order in data.blocks())
+            return (ops.convert_to_tensor(order) for order in data.blocks(steps))
 
         def get_tf_dataset(self):
             import tensorflow as tf
 
             numbers = tf.TensorSpec((None, None), "int32")
-            return tf.data.Dataset.from_generator(data.blocks, output_signature=numbers)
+            return tf.data.Dataset.from_generator(
+                data.blocks, args=(steps,), output_signature=numbers
+            )
 
         def on_epoch_begin(self):
             data.on_epoch_begin()

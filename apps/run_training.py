@@ -1,0 +1,117 @@
+"""Flags of how a small-image run is carried out, and what follows from them for `fit`."""
+
+import importlib.util
+import math
+import sys
+import time
+
+import keras
+from absl import flags
+from run_machine import EpochSeconds
+
+import sd_keras
+from sd_keras import checkpoints, report
+from sd_keras.backup import PREEMPTED
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool(
+    "on_device", False, "keep the images on the device, and run many steps in one program"
+)
+flags.DEFINE_float(
+    "minutes",
+    None,
+    "train no longer than this: end between two epochs with exit code 75, to go on by the same "
+    "command",
+    0,
+)
+flags.DEFINE_float(
+    "checkpoint_minutes", 0, "wait so long between two checkpoints; 0 for one an epoch", 0
+)
+# They say how to run, not what: they may change when a run is resumed.
+NAMES = ("on_device", "minutes", "checkpoint_minutes")
+STARTED = time.monotonic()
+
+
+class TimeLimit(keras.callbacks.Callback):
+    """Ends a run when another epoch as long as the last would not end in time.
+
+    Attributes:
+        is_over: whether it has ended the run before its last epoch.
+
+    Args:
+        minutes: since the start of the process.
+    """
+
+    def __init__(self, minutes):
+        super().__init__()
+        self.end = STARTED + 60 * minutes
+        self.is_over = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.monotonic()
+        if now + (now - self.start) > self.end and epoch + 1 < self.params["epochs"]:
+            self.is_over = self.model.stop_training = True
+            print(
+                f"time is over after epoch {epoch + 1} of {self.params['epochs']}; "
+                "the same command goes on",
+                flush=True,
+            )
+
+
+def check_training():
+    """Raises ValueError where data on the device do not go with the method."""
+    if FLAGS.on_device and _in_pairs(FLAGS.method):
+        raise ValueError(
+            "`on_device` must be left out for class_wise, which needs pairs of a class. "
+            "Received: on_device=True"
+        )
+
+
+def _in_pairs(method_name):
+    return "class_wise" in method_name.split("+")
+
+
+def batches_of(method_name, images, labels, epoch):
+    """Returns the batches of the run, in pairs of a class for a method that compares these."""
+    kind = sd_keras.data.OnDevice if FLAGS.on_device else sd_keras.data.Batches
+    kind = sd_keras.data.SameClassPairs if _in_pairs(method_name) else kind
+    return kind(images, labels, FLAGS.batch_size, FLAGS.seed, epoch)
+
+
+def evaluation_batch():
+    """Returns the images of a step of validation and of the measurements at the end."""
+    return 1000 if FLAGS.on_device else 256
+
+
+def fit(model, batches, validation, workdir, epoch):
+    """Trains to the last epoch; ends the process when the time is over before that.
+
+    Args:
+        model: a compiled SelfDistillModel.
+        batches: what `batches_of` returns.
+        validation: images and class numbers, or None.
+        workdir: `pathlib.Path` of the run.
+        epoch: after which the run goes on.
+    """
+    limit = TimeLimit(math.inf if FLAGS.minutes is None else FLAGS.minutes)
+    log = keras.callbacks.CSVLogger(workdir / "log.csv", append=epoch > 0)
+    callbacks = [report.Progress(FLAGS.epochs, len(batches.images)), log]
+    if importlib.util.find_spec("tensorflow"):  # Keras writes these files through it
+        callbacks.append(keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False))
+    saving = checkpoints.Checkpoint(workdir / "checkpoints", minutes=FLAGS.checkpoint_minutes)
+    model.fit(
+        batches,
+        shuffle=False,  # the batches bring their own order
+        epochs=FLAGS.epochs,
+        initial_epoch=epoch,
+        validation_data=validation,
+        validation_batch_size=evaluation_batch(),
+        verbose=0,
+        # What ends the run stands before what saves it.
+        callbacks=[*callbacks, EpochSeconds(workdir / "seconds.json", epoch), limit, saving],
+    )
+    if limit.is_over:
+        sys.exit(PREEMPTED)
