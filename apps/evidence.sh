@@ -1,0 +1,33 @@
+#!/bin/sh
+# Carries out rows of the evidence for some minutes and packs what is small.
+#
+#     apps/evidence.sh DATA OUTPUT MINUTES [--row=ResNet18 --seeds=1 …]
+#
+# For a GPU that is there for a short while: the same line goes on at the epoch where the last one
+# ended, and OUTPUT/small.tar.gz then holds the results and logs of all runs, without weights.
+# Unpacked into the OUTPUT of another machine, it spares that what is finished. DATA holds
+# cifar100.npz, see docs/results.md. Needs Keras and JAX, not TensorFlow; PYTHON names the
+# interpreter. Exit code 75: there is more to do. Later flags are those of apps/reproduce.py.
+set -u
+if [ $# -lt 3 ]; then
+    echo "error: usage: apps/evidence.sh DATA OUTPUT MINUTES [flags of reproduce.py]" >&2
+    exit 2
+fi
+data=$1 output=$2 minutes=$3
+shift 3
+python=${PYTHON:-python3}
+apps=$(dirname "$0")
+export KERAS_BACKEND="${KERAS_BACKEND:-jax}"
+# All seeds of a row are one program.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$output/compiled}"
+PYTHONPATH=$(cd "$apps/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH
+
+"$python" "$apps/reproduce.py" --table=evidence --on_device --precision=mixed_bfloat16 \
+    --data_dir="$data" --output="$output" --minutes="$minutes" "$@"
+code=$?
+if "$python" "$apps/reproduce.py" --collect --output="$output"; then
+    (cd "$output" && find . \( -name results.json -o -name log.csv -o -path './tables/*' \
+        -o -name 'index.*' \) -type f | tar -czf small.tar.gz -T -)
+fi
+exit $code
