@@ -1,6 +1,7 @@
 """Data on the device: the same training as from batches, in blocks of steps."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -99,14 +100,43 @@ def test_what_goes_wrong_is_named(images, labels):
         model.fit(OnDevice(images, labels, 8), sample_weight=np.ones(32), verbose=0)
 
 
+# TensorFlow need not be there: neither for `fit` nor for the app.
+PROGRAM = """
+import os, runpy, sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *args):
+        hidden = name.partition(".")[0] in ("tensorflow", "tensorflow_datasets")
+        return None if hidden else self.finder.find_spec(name, *args)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+if os.environ["KERAS_BACKEND"] == "jax":
+    sys.meta_path[:] = map(Hiding, sys.meta_path)
+import pytest
+app, workdir, *chosen = sys.argv[1:]
+code = pytest.main(["-q", "-p", "no:cacheprovider", *chosen])
+if code:
+    sys.exit(code)
+sys.path.insert(0, os.path.dirname(app))
+sys.argv = [app, "--method=baseline", "--epochs=1", "--fraction=0.1", "--on_device"]
+sys.argv += ["--precision=mixed_bfloat16", f"--workdir={workdir}"]
+runpy.run_path(app, run_name="__main__")
+"""
+
+
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.torch)])
-def test_the_same_on_another_backend(backend):
+def test_the_same_on_another_backend(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(TESTS)}
     tests = ["test_a_fit_is_that_of_batches", "test_what_goes_wrong_is_named"]
     chosen = [f"{__file__}::{name}" for name in tests]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
+    app = TESTS.parent / "apps/train_cifar.py"
+    command = [sys.executable, "-c", PROGRAM, app, tmp_path, *chosen]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "2 passed" in done.stdout
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["versions"]["backend"] == backend
+    assert (tmp_path / "tensorboard").exists() == (backend != "jax")
