@@ -49,6 +49,7 @@ import time
 from pathlib import Path
 
 from absl import app, flags
+from benchmarks.figures import figure, table
 from benchmarks.machine import foreign_seconds, machine, versions
 
 PARTS = (
@@ -127,7 +128,6 @@ def measure(part):
 
 def import_figures():
     """The seconds that sd_keras adds to Keras, in fresh interpreters."""
-    from benchmarks.parts import figure
 
     def imports():
         result = subprocess.run(
@@ -158,33 +158,6 @@ def notes(parts, skipped, other_cores):
         if cores > 0.1:
             lines.append(f"other programs kept {cores:.1f} cores busy during {part}: too noisy")
     return lines
-
-
-def table(figures):
-    """Returns the figures as lines of text."""
-
-    def shown(value, unit):
-        if value is None:
-            return ""
-        if unit == "%":
-            return f"{value:.3%}"
-        return f"{value:.3f}" if unit == "x" else f"{value:.3f} {unit}"
-
-    titles = ("part", "figure", "precision", "median", "min", "max", "of fastest")
-    rows = [(*titles, "bar", "met", "beside")]
-    for row in figures:
-        keys = ("median", "min", "max", "of_fastest")
-        numbers = [shown(row[key], row["unit"]) for key in keys]
-        bar = row["bar"] or ""
-        if bar and row["unit"] == "%":
-            direction, limit = bar.split()
-            bar = f"{direction} {float(limit):.1%}"
-        about = (row["part"], row["name"], row["precision"] or "")
-        met = {True: "yes", False: "NO", None: ""}[row["met"]]
-        rows.append((*about, *numbers, bar, met, row["beside"]))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def print_report(report):

@@ -17,7 +17,8 @@ import statistics
 import keras
 import tensorflow as tf
 import torch
-from benchmarks.parts import batch, compare, figure, interleave, step_of, trainer
+from benchmarks.figures import compare, figure, interleave
+from benchmarks.parts import batch, step_of, trainer
 from torch import nn
 from torch.nn import functional
 
