@@ -1,8 +1,12 @@
-"""The benchmark's part that trains on the device: its arithmetic, its processes, its PyTorch."""
+"""The benchmark's part that trains on the device: its arithmetic and its processes."""
 
 import importlib
+import importlib.util
+import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,18 +14,16 @@ import keras
 import numpy as np
 import pytest
 
-from sd_keras import SelfDistillModel, attach_exits, methods, models
 from sd_keras.data import OnDevice
-from sd_keras.optimizers import SGD
 
 ROOT = Path(__file__).resolve().parents[1]
 APPS = ROOT / "apps"
-METHODS = {
-    "baseline": ("one", 1),
-    "be_your_own_teacher": ("all", 1),
-    "data_distortion": ("one", 2),
-    "be_your_own_teacher+data_distortion": ("all", 2),
-}
+METHODS = (
+    "baseline",
+    "be_your_own_teacher",
+    "data_distortion",
+    "be_your_own_teacher+data_distortion",
+)
 
 
 @pytest.fixture
@@ -77,6 +79,18 @@ def test_the_defaults_are_those_that_the_bars_are_for(module):
     for given in ({"batch_size": 64}, {"precision": ["float32"]}, {"model": "resnet34"}):
         assert not settings_of(Flags(**given)).are_defaults
     assert settings.shown()["images"] == 49_920
+
+
+def test_where_pytorch_is_left_out_a_note_says_why(module, monkeypatch):
+    device, notes = module("device"), []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    settings = device.settings_of(Flags())
+    assert device.has_torch(settings, notes) and not notes
+    assert not device.has_torch(settings._replace(model="vgg16"), notes)
+    assert notes.pop() == "torch is left out: vgg16 is not written in PyTorch here"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not device.has_torch(settings, notes)
+    assert "pip install '.[torch]'" in notes.pop()
 
 
 def test_what_the_figures_are_made_of(module):
@@ -138,7 +152,7 @@ def processes(module, monkeypatch, tmp_path):
     def prepare(backend, names):
         device = module("device")
         monkeypatch.setattr(device, "VIEWS", {name: device.VIEWS[name] for name in names})
-        monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(device, "has_torch", lambda settings, notes: False)
         path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         if backend != "tensorflow":
             (tmp_path / "tensorflow.py").write_text("raise ImportError('there is none')\n")
@@ -168,8 +182,26 @@ def test_a_run_on_the_cpu(processes, backend, names):
     assert len(figures) == 2 + 4 * len(names) + len(names) - 1
     assert all(math.isfinite(v) and v > 0 for figure in figures for v in figure["values"])
     assert {figure["bar"] for figure in figures} == {None}
-    assert "torch is left out" in notes[0] and f"{backend} on cpu" in notes[1]
-    assert "the bars are for H200" in notes[2]
+    assert f"{backend} on cpu" in notes[0] and "the bars are for H200" in notes[1]
+
+
+@pytest.mark.slow
+def test_the_command_without_tensorflow(processes, tmp_path):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    processes("jax", METHODS)
+    output = tmp_path / "results.json"
+    flags = [f"--{name}={value}" for name, value in SMALL.items()] + [f"--output={output}"]
+    command = [sys.executable, APPS / "benchmark.py", "train", "--device", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())
+    assert report["settings"]["images"] == 8 and report["settings"]["precision"] == [
+        "mixed_bfloat16"
+    ]
+    names = [row["name"] for row in report["figures"]]
+    assert all(f"  {name}  " in done.stdout for name in names)
+    assert {f"ours, {method}, images/s" for method in METHODS} <= set(names)
 
 
 def test_a_process_that_fails_is_named_and_ends_the_others(processes, monkeypatch):
@@ -190,80 +222,3 @@ def test_a_process_that_fails_is_named_and_ends_the_others(processes, monkeypatc
     assert message.startswith("ours, baseline failed with exit code 1:")
     assert "resnet18" in message and "Traceback" not in message
     assert all(side.process.returncode is not None for side in started)
-
-
-@pytest.mark.torch
-def test_crops_of_pytorch_are_crops(module):
-    torch = pytest.importorskip("torch")
-    step = module("torch_step")
-    images = torch.arange(2 * 6 * 6 * 3, dtype=torch.uint8).reshape(2, 6, 6, 3) + 1
-    chosen = torch.tensor([1, 0, 1])
-    draws = torch.tensor([[4, 0, 7], [4, 1, 8], [0, 0, 1]])
-    made = step.crop_flip(step.pad(images), chosen, draws, 6)
-    assert made.shape == (3, 3, 6, 6) and made.dtype == torch.uint8
-    padded = np.pad(images.numpy(), [(0, 0), (4, 4), (4, 4), (0, 0)])
-    expected = [padded[1, 4:10, 4:10], padded[0, 0:6, 1:7], padded[1, 7:13, 8:14][:, ::-1]]
-    np.testing.assert_array_equal(made.permute(0, 2, 3, 1).numpy(), expected)
-    drawn = step.draw(1000, "cpu")
-    assert drawn.shape == (3, 1000)
-    assert drawn.min(1).values.tolist() == [0, 0, 0] and drawn.max(1).values.tolist() == [8, 8, 1]
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("method", METHODS)
-def test_the_step_in_pytorch_is_ours(module, method):
-    torch = pytest.importorskip("torch")
-    networks, step = module("torch_network"), module("torch_step")
-    exits, num_views = METHODS[method]
-    assert module("device_rows").VIEWS[method] == num_views
-    backbone = models.build("resnet8", input_shape=(32, 32, 3))
-    network = attach_exits(backbone, 10, at=[] if exits == "one" else None)
-    model = SelfDistillModel(network, methods.get(method))
-    model.compile(SGD(0.1, momentum=0.9, weight_decay=5e-4))
-    trained, expected = (networks.TorchNetwork("resnet8", 10, exits) for _ in range(2))
-    networks.copy_weights(network, trained)
-    trained = trained.to(memory_format=torch.channels_last).train()
-    before = {name: value.detach().clone() for name, value in trained.named_parameters()}
-    generator = np.random.default_rng(0)
-    views = [generator.integers(0, 256, (16, 32, 32, 3), dtype="uint8") for _ in range(num_views)]
-    labels = generator.integers(0, 10, 16, dtype="int32")
-    images = torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2)
-    of_torch = torch.from_numpy(labels).long()
-    optimizer = step.optimizer_of(trained)
-
-    def loss():
-        return step.views_loss(trained, images, of_torch, num_views, is_mixed=False)
-
-    for _ in range(3):
-        x = tuple(views) if num_views > 1 else views[0]
-        ours = model.train_on_batch(x, labels, return_dict=True)["loss"]
-        assert step.train(loss, optimizer).item() == pytest.approx(float(ours), rel=1e-4)
-    networks.copy_weights(network, expected)
-    after = dict(trained.named_parameters())
-    for name, value in expected.named_parameters():
-        # Of the whole tensor: single entries differ where rounding moved a ReLU across zero.
-        moved, apart = ((value - other[name]).norm().item() for other in (before, after))
-        assert apart <= 1e-2 * moved + 1e-6, name
-
-
-@pytest.mark.torch
-def test_without_a_compiler_steps_are_eager_and_say_so(module, monkeypatch):
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch, "compile", lambda function: _fails)
-    training = module("device_torch").Training(
-        {
-            "model": "resnet8",
-            "num_classes": 10,
-            "batch_size": 4,
-            "steps": 2,
-            "views": 2,
-            "all_exits": True,
-            "precision": "mixed_bfloat16",
-        }
-    )
-    assert math.isfinite(training.epoch())
-    assert training.beside == "eager: no compiler found"
-
-
-def _fails(*args):
-    raise RuntimeError("\n no compiler found\nand more lines")

@@ -70,11 +70,17 @@ def in_turn(sides, rounds):
         for index in range(rounds):
             for key, side in sides.items():
                 if index == 0:
-                    print(f"compiling {side.name} …", file=sys.stderr, flush=True)
+                    _say(f"compiling {side.name} …")
                 answers[key].append(side.turn())
+            seconds = (f"{answers[key][-1]['seconds']:.3f}" for key in sides)
+            _say(f"round {index}: {' '.join(seconds)} s")
         return abouts, answers
     finally:
         end(sides.values())
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
 
 
 def end(sides):
