@@ -1,10 +1,11 @@
-r"""Measures how fast sd_keras trains on a CPU, each figure beside the bar it has to reach.
+r"""Measures how fast sd_keras trains, each figure beside the bar it has to reach.
 
     python apps/benchmark.py all --output results.json
     python apps/benchmark.py steps --model resnet18 --batch_size 64 --num_classes 100
     python apps/benchmark.py steps precision --precision float32,mixed_bfloat16 --repeats 10
     python apps/benchmark.py torch                  # needs pip install '.[torch]'
     python apps/benchmark.py train --model resnet50 --image_size 224 --batch_size 8 --workers
+    python apps/benchmark.py train --device         # on the machine's accelerator
     python apps/benchmark.py --what=import
 
 One part or several, as words or by --what:
@@ -19,7 +20,8 @@ One part or several, as words or by --what:
     input       images per second of the ImageNet input pipeline against decoding alone
     companions  a step beside a teacher or a peer, against its parts
     train       images per second at ImageNet's size, and their share of the processor's peak;
-                with --workers two worker processes against one process
+                with --workers two worker processes against one process; with --device, and
+                then alone, see below
     backup      what a backup every 50 steps costs, and how soon a run goes on from one
     inference   exported networks: how much faster each exit answers than the plain network in
                 a SavedModel, LiteRT and ONNX Runtime, and early exit at several mixes
@@ -32,8 +34,16 @@ What is compared runs in one process in turn, A B A B …, after two rounds of w
 is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
 a machine's other work hits both sides alike; the report says how many cores other programs
 kept busy, and `of fastest` is the ratio of the fastest calls of each side. The bars are for
-resnet18 with 100 classes at the default batch sizes. Everything runs on the CPU; an
-accelerator is not used.
+resnet18 with 100 classes at the default batch sizes. All this runs on the CPU; an accelerator
+is not used.
+
+`train --device` trains on the accelerator that Keras finds, with the backend that it is set to:
+the plain network, both papers' methods and their sum by the ordinary `fit` on
+`sd_keras.data.OnDevice`, and the same in plain PyTorch where it is installed. Of each the images
+per second, their share of the best product measured in the same run, the seconds to compile and
+the memory; and the ratios. 50,000 random images of 32x32 (--images) in batches of 128, in
+mixed_bfloat16 unless --precision is given. Each is a process of its own, a turn is an epoch.
+On a CPU give --images, --batch_size and --repeats, or it takes hours.
 """
 
 import datetime
@@ -49,6 +59,8 @@ import time
 from pathlib import Path
 
 from absl import app, flags
+from benchmarks import device
+from benchmarks.figures import figure, table
 from benchmarks.machine import foreign_seconds, machine, versions
 
 PARTS = (
@@ -90,6 +102,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("num_classes", 100, "Classes.", lower_bound=2)
 flags.DEFINE_integer("image_size", 224, "Size of the images in train.", lower_bound=32)
 flags.DEFINE_boolean("workers", False, "Whether train measures two worker processes, too.")
+flags.DEFINE_boolean("device", False, "Whether train trains small images on the accelerator.")
+flags.DEFINE_integer("images", 50_000, "Images on the device, with --device.", lower_bound=1)
 flags.DEFINE_list("precision", list(PRECISIONS), f"Precisions, of {', '.join(PRECISIONS)}.")
 flags.register_validator(
     "precision",
@@ -101,7 +115,7 @@ flags.DEFINE_string("output", None, "JSON file to write.")
 
 
 # TensorFlow, and what imports it, is imported inside functions: a wrong word or flag is
-# answered at once, and the environment set at the end of this file comes first.
+# answered at once, and the environment that `main` sets comes first.
 
 
 def chosen_parts(asked):
@@ -114,20 +128,21 @@ def chosen_parts(asked):
 
 
 def measure(part):
-    """Returns the figures of one part."""
+    """Returns the figures of one part, and notes on them."""
+    if FLAGS.device:
+        return device.device_figures(FLAGS)
     if part == "import":
-        return import_figures()
+        return import_figures(), []
     import benchmarks.parts
 
     if part not in ("steps", "precision", "losses"):
         module = importlib.import_module(f"benchmarks.{part}")
-        return getattr(module, f"{part}_figures")(FLAGS)
-    return getattr(benchmarks.parts, f"{part}_figures")(FLAGS)
+        return getattr(module, f"{part}_figures")(FLAGS), []
+    return getattr(benchmarks.parts, f"{part}_figures")(FLAGS), []
 
 
 def import_figures():
     """The seconds that sd_keras adds to Keras, in fresh interpreters."""
-    from benchmarks.parts import figure
 
     def imports():
         result = subprocess.run(
@@ -148,11 +163,12 @@ def notes(parts, skipped, other_cores):
     lines = []
     if "torch" in skipped:
         lines.append("torch is left out: PyTorch is not installed (pip install '.[torch]')")
-    if {"steps", "torch", "precision", "train"} & set(parts) and not machine()["avx512_bf16"]:
+    of_processor = {"steps", "torch", "precision", "train"} & set(parts) and not FLAGS.device
+    if of_processor and not machine()["avx512_bf16"]:
         lines.append("no AVX512-BF16 found: the bars for mixed_bfloat16 need it")
     defaults = ("model", "batch_size", "piece_batch_size", "num_classes")
     changed = [name for name in defaults if FLAGS[name].value != FLAGS[name].default]
-    if changed:
+    if changed and not FLAGS.device:
         lines.append(f"the bars are for the defaults of {', '.join(changed)}, not for this run")
     for part, cores in other_cores.items():
         if cores > 0.1:
@@ -160,31 +176,13 @@ def notes(parts, skipped, other_cores):
     return lines
 
 
-def table(figures):
-    """Returns the figures as lines of text."""
-
-    def shown(value, unit):
-        if value is None:
-            return ""
-        if unit == "%":
-            return f"{value:.3%}"
-        return f"{value:.3f}" if unit == "x" else f"{value:.3f} {unit}"
-
-    titles = ("part", "figure", "precision", "median", "min", "max", "of fastest")
-    rows = [(*titles, "bar", "met", "beside")]
-    for row in figures:
-        keys = ("median", "min", "max", "of_fastest")
-        numbers = [shown(row[key], row["unit"]) for key in keys]
-        bar = row["bar"] or ""
-        if bar and row["unit"] == "%":
-            direction, limit = bar.split()
-            bar = f"{direction} {float(limit):.1%}"
-        about = (row["part"], row["name"], row["precision"] or "")
-        met = {True: "yes", False: "NO", None: ""}[row["met"]]
-        rows.append((*about, *numbers, bar, met, row["beside"]))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+def settings(parts):
+    """Returns what the flags ask for."""
+    if FLAGS.device:
+        return device.settings_of(FLAGS).shown()
+    names = ("model", "batch_size", "piece_batch_size", "num_classes", "precision", "repeats")
+    names += ("image_size", "workers") if "train" in parts else ()
+    return {name: FLAGS[name].value for name in names}
 
 
 def print_report(report):
@@ -208,21 +206,23 @@ def main(argv):
         if "all" not in asked:
             raise SystemExit("the torch part needs PyTorch: pip install '.[torch]'")
         skipped = ["torch"]
-    figures, other_cores = [], {}
+    device.check(FLAGS, parts)
+    if not FLAGS.device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before TensorFlow looks for devices
+    figures, more_notes, other_cores = [], [], {}
     for part in [part for part in parts if part not in skipped]:
         print(f"measuring {part} …", file=sys.stderr, flush=True)
         start, foreign = time.perf_counter(), foreign_seconds()
-        figures += measure(part)
+        measured, about = measure(part)
+        figures, more_notes = figures + measured, more_notes + about
         gc.collect()  # models are cyclic; the next part needs their memory
         other_cores[part] = (foreign_seconds() - foreign) / (time.perf_counter() - start)
-    names = ("model", "batch_size", "piece_batch_size", "num_classes", "precision", "repeats")
-    names += ("image_size", "workers") if "train" in parts else ()
     report = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
-        "settings": {name: FLAGS[name].value for name in names},
-        "notes": notes(parts, skipped, other_cores),
+        "settings": settings(parts),
+        "notes": more_notes + notes(parts, skipped, other_cores),
         "other_cores": other_cores,
         "figures": figures,
     }
@@ -233,5 +233,4 @@ def main(argv):
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before TensorFlow looks for devices
     app.run(main)

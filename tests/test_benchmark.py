@@ -81,7 +81,7 @@ def test_the_report_says_what_was_measured(measured):
         "repeats": 1,
     }
     assert report["machine"]["processor"] and report["machine"]["cores"] >= 1
-    assert {"python", "keras", "tensorflow", "numpy", "torch"} == set(report["versions"])
+    assert {"python", "keras", "tensorflow", "jax", "numpy", "torch"} == set(report["versions"])
     byot, two_views, both = report["figures"][:3]
     assert two_views["macs_ratio"] == 2
     assert both["macs_ratio"] == 2 * byot["macs_ratio"] > 2
@@ -125,6 +125,10 @@ CHOICES[("steps", "--precision=float8")] = "float32, mixed_bfloat16"
 CHOICES[("steps", "--model=resnet19")] = "resnet18"
 CHOICES[("train", "--image_size=16")] = "16 is not integer >= 32"
 CHOICES[("train", "--workers=2")] = "--workers"
+CHOICES[("train", "--images=100")] = "`--images` needs `--device`. Received: --images=100"
+CHOICES[("steps", "train", "--device")] = "`--device` is for train alone. Received: steps, train"
+CHOICES[("train", "--device", "--workers")] = "`--workers` does not go with `--device`."
+CHOICES[("train", "--device", "--images=100")] = "`--images` must be at least the batch size"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import time
 
 import keras
 import numpy as np
-from benchmarks.parts import IMAGE_SHAPE, batch, compare, figure, step_of, trainer
+from benchmarks.figures import compare, figure
+from benchmarks.parts import IMAGE_SHAPE, batch, step_of, trainer
 
 from sd_keras import analysis, attach_exits, models
 from sd_keras.analysis.evaluation import Evaluation

@@ -28,7 +28,7 @@ def backup_figures(settings):
 def _cost(settings):
     """Seconds of a backup against those of the steps between two."""
     import benchmarks.train
-    from benchmarks.parts import figure
+    from benchmarks.figures import figure
 
     from sd_keras import backup_files, run_state
 
@@ -55,7 +55,7 @@ def _cost(settings):
 def _starts(settings):
     """Seconds to the first step of a run that goes on against one that begins."""
     import benchmarks.train
-    from benchmarks.parts import compare, figure
+    from benchmarks.figures import compare, figure
 
     given = not settings["model"].using_default_value
     model = settings.model if given else benchmarks.train.NETWORK

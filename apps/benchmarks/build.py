@@ -4,7 +4,8 @@ Run by `python apps/benchmark.py build`, see there.
 """
 
 import keras
-from benchmarks.parts import IMAGE_SHAPE, compare, figure, interleave
+from benchmarks.figures import compare, figure, interleave
+from benchmarks.parts import IMAGE_SHAPE
 
 from sd_keras import attach_exits, exit_names, models, submodel
 

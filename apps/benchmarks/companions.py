@@ -8,16 +8,8 @@ each: what the library adds to what it cannot do without.
 import statistics
 
 import tensorflow as tf
-from benchmarks.parts import (
-    IMAGE_SHAPE,
-    batch,
-    compare,
-    figure,
-    in_precision,
-    interleave,
-    step_of,
-    trainer,
-)
+from benchmarks.figures import compare, figure, interleave
+from benchmarks.parts import IMAGE_SHAPE, batch, in_precision, step_of, trainer
 
 from sd_keras import attach_exits, methods, models
 

@@ -8,7 +8,8 @@ import statistics
 
 import keras
 import tensorflow as tf
-from benchmarks.parts import IMAGE_SHAPE, batch, compare, fact, figure, interleave, step_of, trainer
+from benchmarks.figures import compare, fact, figure, interleave
+from benchmarks.parts import IMAGE_SHAPE, batch, step_of, trainer
 
 from sd_keras import distortions
 

@@ -32,7 +32,7 @@ BARS = {"bare decode": ">= 0.75", "2 full decodes": ">= 1.5", "2 decode_and_crop
 
 def input_figures(settings):
     """Two views of each image, read, decoded once, cropped and batched, against the bars."""
-    from benchmarks.parts import compare, figure
+    from benchmarks.figures import compare, figure
 
     command, environment = process_of("input", settings.batch_size, settings.repeats)
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -56,7 +56,7 @@ def input_figures(settings):
 
 def limit_of(seconds):
     """What any such pipeline could reach at best, a figure without a bar."""
-    from benchmarks.parts import compare, fact
+    from benchmarks.figures import compare, fact
 
     row = compare(seconds["bare decode"], seconds[LIMIT])
     row["beside"] = "read, decode, one resize, two slices and mirrors, batch; nothing checked"
@@ -71,7 +71,7 @@ def measure(batch_size, repeats):
 
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    from benchmarks.parts import WARM_UP
+    from benchmarks.figures import WARM_UP
 
     with tempfile.TemporaryDirectory() as folder:
         passes = []

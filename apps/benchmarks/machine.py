@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-PACKAGES = ("keras", "tensorflow", "numpy", "torch")
+PACKAGES = ("keras", "tensorflow", "jax", "numpy", "torch")
 
 
 def machine():

@@ -1,15 +1,15 @@
-"""The parts of benchmark.py that measure sd_keras alone, and how all parts are measured.
+"""The parts of benchmark.py that measure sd_keras alone, and what they train.
 
 Run by `python apps/benchmark.py steps`, see there.
 """
 
 import contextlib
 import statistics
-import time
 
 import keras
 import numpy as np
 import tensorflow as tf
+from benchmarks.figures import compare, figure, interleave
 
 from sd_keras import SelfDistillModel, analysis, attach_exits, methods, models
 from sd_keras.distortions import CropFlip
@@ -21,7 +21,6 @@ if keras.config.backend() != "tensorflow":
 # One compiled step per model is what is measured here; TensorFlow suspects a mistake.
 tf.get_logger().setLevel("ERROR")
 
-WARM_UP = 2
 IMAGE_SHAPE = (32, 32, 3)
 BOTH = "be_your_own_teacher+data_distortion"
 # How many plain steps a step of each method may take.
@@ -30,70 +29,6 @@ STEP_BARS = {
     "data_distortion": {"float32": "<= 2.1", "mixed_bfloat16": "<= 2.1"},
     BOTH: {"float32": "<= 2.4", "mixed_bfloat16": "<= 2.4"},
 }
-
-
-def interleave(functions, repeats):
-    """Calls functions in turn, A B C A B C …, and times each call.
-
-    Args:
-        functions: dict from name to a function, or to a pair of a function and how often one
-            turn calls it, for what is too short to be timed alone.
-        repeats: rounds, after WARM_UP rounds that do not count.
-
-    Returns:
-        A dict from name to the seconds of one call, one value per round.
-    """
-    turns = {name: f if isinstance(f, tuple) else (f, 1) for name, f in functions.items()}
-    seconds = {name: [] for name in turns}
-    for index in range(WARM_UP + repeats):
-        for name, (function, calls) in turns.items():
-            start = time.perf_counter()
-            for _ in range(calls):
-                function()
-            if index >= WARM_UP:
-                seconds[name].append((time.perf_counter() - start) / calls)
-    return seconds
-
-
-def compare(numerators, denominators):
-    """Returns the ratio within each round, and that of the fastest calls of each side."""
-    values = [a / b for a, b in zip(numerators, denominators)]
-    return {"values": values, "of_fastest": min(numerators) / min(denominators)}
-
-
-def figure(part, name, bar, values, of_fastest=None, unit="x", precision=None, **more):
-    """One row of the report: the median of the values, and whether it reaches its bar.
-
-    Args:
-        part, name: of the figure.
-        bar: for instance `"<= 1.12"`.
-        values: one per round.
-        of_fastest: the same from the fastest call of each side, for machines that are busy.
-        unit: "x" for a ratio, "%" for a share (values are shares of 1), "s" for seconds.
-        precision: dtype policy of what was measured, if it matters.
-        **more: further keys; `beside` is text for the table.
-    """
-    median = statistics.median(values)
-    direction, limit = bar.split()
-    return {
-        "part": part,
-        "name": name,
-        "precision": precision,
-        "unit": unit,
-        "median": median,
-        "min": min(values),
-        "max": max(values),
-        "of_fastest": of_fastest,
-        "bar": bar,
-        "met": median <= float(limit) if direction == "<=" else median >= float(limit),
-        "values": values,
-        **more,
-    }
-
-
-def fact(part, name, **row):
-    """A figure without a bar; see `figure`."""
-    return figure(part, name, ">= 0", **row) | {"bar": None, "met": None}
 
 
 def batch(settings, batch_size):

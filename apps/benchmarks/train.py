@@ -13,8 +13,9 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from benchmarks.figures import fact, figure
 from benchmarks.machine import machine
-from benchmarks.parts import BOTH, fact, figure, in_precision, multiply_accumulates
+from benchmarks.parts import BOTH, in_precision, multiply_accumulates
 
 from sd_keras import SelfDistillModel, attach_exits, methods, models
 from sd_keras.optimizers import SGD

@@ -32,7 +32,7 @@ ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 def workers_figures(settings):
     """Images per second of two workers against one process with as many threads."""
-    from benchmarks.parts import compare, figure
+    from benchmarks.figures import compare, figure
 
     cores = sorted(getattr(os, "sched_getaffinity", lambda pid: ())(0))[:COUNT]
     if len(cores) < COUNT:
