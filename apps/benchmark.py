@@ -43,7 +43,7 @@ the plain network, both papers' methods and their sum by the ordinary `fit` on
 per second, their share of the best product measured in the same run, the seconds to compile and
 the memory; and the ratios. 50,000 random images of 32x32 (--images) in batches of 128, in
 mixed_bfloat16 unless --precision is given. Each is a process of its own, a turn is an epoch.
-On a CPU give --images, --batch_size and --repeats, or it takes hours.
+On a CPU give --images, --batch_size and --repeats, or it takes hours; --methods leaves some out.
 """
 
 import datetime
@@ -104,6 +104,7 @@ flags.DEFINE_integer("image_size", 224, "Size of the images in train.", lower_bo
 flags.DEFINE_boolean("workers", False, "Whether train measures two worker processes, too.")
 flags.DEFINE_boolean("device", False, "Whether train trains small images on the accelerator.")
 flags.DEFINE_integer("images", 50_000, "Images on the device, with --device.", lower_bound=1)
+flags.DEFINE_list("methods", list(device.VIEWS), "Methods to train, with --device.")
 flags.DEFINE_list("precision", list(PRECISIONS), f"Precisions, of {', '.join(PRECISIONS)}.")
 flags.register_validator(
     "precision",

@@ -44,6 +44,8 @@ class Flags(SimpleNamespace):
         "repeats": 10,
         "images": 50_000,
         "device": True,
+        "methods": list(METHODS),
+        **{"workers": False, "image_size": 224, "piece_batch_size": 128},
     }
 
     def __init__(self, **given):
@@ -79,6 +81,23 @@ def test_the_defaults_are_those_that_the_bars_are_for(module):
     for given in ({"batch_size": 64}, {"precision": ["float32"]}, {"model": "resnet34"}):
         assert not settings_of(Flags(**given)).are_defaults
     assert settings.shown()["images"] == 49_920
+
+
+def test_flags_that_do_not_go_together(module):
+    check = module("device").check
+    for given, message in (
+        (
+            {"methods": ["byot"]},
+            r"`--methods` must be of baseline, .*Received: --methods=\['byot'\]",
+        ),
+        ({"methods": []}, r"Received: --methods=\[\]"),
+        ({"device": False, "methods": ["baseline"]}, "`--methods` needs `--device`"),
+        ({"device": False, "images": 9}, "`--images` needs `--device`. Received: --images=9"),
+        ({"workers": True}, "`--workers` does not go with `--device`"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            check(Flags(**given), ["train"])
+    check(Flags(methods=["data_distortion"]), ["train"])
 
 
 def test_where_pytorch_is_left_out_a_note_says_why(module, monkeypatch):
@@ -130,6 +149,8 @@ def test_ratios_are_within_rounds_and_by_view(module, has_bars):
     assert [by_view["bar"], against["bar"], against["met"]] == expected
     assert made["torch, data_distortion / plain images/s, by view"]["bar"] is None
     assert len(made) == 4
+    alone = {key: each for key, each in results.items() if key[1] == "data_distortion"}
+    assert len(rows.ratio_rows(alone, "float32", has_bars)) == 1  # ours / torch
 
 
 def test_a_rate_counts_the_calls_of_a_round(module):
@@ -147,11 +168,10 @@ def test_a_rate_counts_the_calls_of_a_round(module):
 
 @pytest.fixture
 def processes(module, monkeypatch, tmp_path):
-    """The part with few methods, whose processes find neither PyTorch nor another backend."""
+    """The part, whose processes find neither PyTorch nor another backend."""
 
-    def prepare(backend, names):
+    def prepare(backend):
         device = module("device")
-        monkeypatch.setattr(device, "VIEWS", {name: device.VIEWS[name] for name in names})
         monkeypatch.setattr(device, "has_torch", lambda settings, notes: False)
         path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         if backend != "tensorflow":
@@ -175,8 +195,8 @@ SMALL = {"model": "resnet8", "batch_size": 4, "images": 8, "repeats": 1}
 def test_a_run_on_the_cpu(processes, backend, names):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    device = processes(backend, names)
-    figures, notes = device.device_figures(Flags(**SMALL))
+    device = processes(backend)
+    figures, notes = device.device_figures(Flags(**SMALL, methods=names))
     # Two peaks; of each method speed, share, time to compile and memory; of all but the plain
     # one a ratio.
     assert len(figures) == 2 + 4 * len(names) + len(names) - 1
@@ -189,7 +209,7 @@ def test_a_run_on_the_cpu(processes, backend, names):
 def test_the_command_without_tensorflow(processes, tmp_path):
     if importlib.util.find_spec("jax") is None:
         pytest.skip("jax is not installed")
-    processes("jax", METHODS)
+    processes("jax")
     output = tmp_path / "results.json"
     flags = [f"--{name}={value}" for name, value in SMALL.items()] + [f"--output={output}"]
     command = [sys.executable, APPS / "benchmark.py", "train", "--device", *flags]
@@ -206,7 +226,7 @@ def test_the_command_without_tensorflow(processes, tmp_path):
 
 def test_a_process_that_fails_is_named_and_ends_the_others(processes, monkeypatch):
     backend = keras.config.backend()
-    device = processes(backend, ["baseline"])
+    device = processes(backend)
     started = []
     own = device.Side
 
@@ -215,7 +235,7 @@ def test_a_process_that_fails_is_named_and_ends_the_others(processes, monkeypatc
         return started[-1]
 
     monkeypatch.setattr(device, "Side", start)
-    settings = device.settings_of(Flags(**SMALL | {"model": "resnet19"}))
+    settings = device.settings_of(Flags(**SMALL | {"model": "resnet19", "methods": ["baseline"]}))
     with pytest.raises(SystemExit) as error:
         device._trained(["ours"], settings, "float32")
     message = str(error.value)

@@ -49,6 +49,7 @@ class Settings(NamedTuple):
     num_classes: int
     batch_size: int
     precision: list
+    methods: list
     repeats: int
     steps: int
     block: int
@@ -85,9 +86,15 @@ def whole_blocks(images, batch_size):
 def check(flags, parts):
     """Ends the program for flags that do not go together."""
     if not flags.device:
-        if not flags["images"].using_default_value:
-            raise SystemExit(f"`--images` needs `--device`. Received: --images={flags.images}")
+        for name in ("images", "methods"):
+            if not flags[name].using_default_value:
+                received = f"--{name}={flags[name].value}"
+                raise SystemExit(f"`--{name}` needs `--device`. Received: {received}")
         return
+    if not flags.methods or not set(flags.methods) <= set(VIEWS):
+        raise SystemExit(
+            f"`--methods` must be of {', '.join(VIEWS)}. Received: --methods={flags.methods}"
+        )
     if parts != ["train"]:
         raise SystemExit(f"`--device` is for train alone. Received: {', '.join(parts)}")
     for name in ("workers", "image_size", "piece_batch_size"):
@@ -108,7 +115,7 @@ def settings_of(flags):
     names = ("model", "num_classes", "images")
     are_defaults = all(flags[name].value == flags[name].default for name in names)
     are_defaults = are_defaults and values == defaults
-    kept = {name: flags[name].value for name in ("model", "num_classes", "repeats")}
+    kept = {name: flags[name].value for name in ("model", "num_classes", "repeats", "methods")}
     return Settings(**kept, **values, steps=steps, block=block, are_defaults=are_defaults)
 
 
@@ -164,7 +171,7 @@ def _trained(names, settings, precision):
     sides = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:
         try:
-            for method in VIEWS:
+            for method in settings.methods:
                 for name in names:
                     sides[name, method] = _start(name, method, settings, precision, caches)
         except BaseException:

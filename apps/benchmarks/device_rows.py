@@ -103,7 +103,7 @@ def ratio_rows(results, precision, has_bars):
             rows.append(fact("train", name, **row))
 
     for side, method in results:
-        if method != PLAIN:
+        if method != PLAIN and (side, PLAIN) in results:
             views = VIEWS[method]
             name = f"{side}, {method} / plain images/s" + ", by view" * (views > 1)
             bar = METHOD_BARS[method] if side == "ours" else None
