@@ -16,18 +16,24 @@ fi
 data=$1 output=$2 minutes=$3
 shift 3
 python=${PYTHON:-python3}
-apps=$(dirname "$0")
+apps=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$output" && output=$(cd "$output" && pwd) || exit 2
 export KERAS_BACKEND="${KERAS_BACKEND:-jax}"
 # All seeds of a row are one program.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$output/compiled}"
-PYTHONPATH=$(cd "$apps/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONPATH
+export PYTHONPATH="${apps%/apps}${PYTHONPATH:+:$PYTHONPATH}"
 
-"$python" "$apps/reproduce.py" --table=evidence --on_device --precision=mixed_bfloat16 \
+seconds=$(awk "BEGIN { print int(60 * ($minutes + 1)) }") || exit 2
+# What does not come to its end in time is ended, so that packing is never left out.
+timeout -k 10 --preserve-status "$seconds" \
+    "$python" "$apps/reproduce.py" --table=evidence --on_device --precision=mixed_bfloat16 \
     --data_dir="$data" --output="$output" --minutes="$minutes" "$@"
 code=$?
-if "$python" "$apps/reproduce.py" --collect --output="$output"; then
-    (cd "$output" && find . \( -name results.json -o -name log.csv -o -path './tables/*' \
-        -o -name 'index.*' \) -type f | tar -czf small.tar.gz -T -)
+[ $code = 143 ] && code=75
+cd "$output" 2>/dev/null || exit $code
+if [ -n "$(find . -name results.json | head -n 1)" ]; then
+    "$python" "$apps/reproduce.py" --collect --output=.
 fi
+find . \( -name results.json -o -name log.csv -o -path './tables/*' -o -name 'index.*' \) -type f |
+    tar -czf .small.tar.gz -T - && mv .small.tar.gz small.tar.gz
 exit $code

@@ -30,6 +30,7 @@ flags.DEFINE_float(
 # They say how to run, not what: they may change when a run is resumed.
 NAMES = ("on_device", "minutes", "checkpoint_minutes")
 STARTED = time.monotonic()
+CHECKED = 32  # images whose answers are compared
 
 
 class TimeLimit(keras.callbacks.Callback):
@@ -39,7 +40,7 @@ class TimeLimit(keras.callbacks.Callback):
         is_over: whether it has ended the run before its last epoch.
 
     Args:
-        minutes: since the start of the process.
+        minutes: since this file was loaded, a few seconds behind the start of the process.
     """
 
     def __init__(self, minutes):
@@ -84,6 +85,25 @@ def batches_of(method_name, images, labels, epoch):
 def evaluation_batch():
     """Returns the images of a step of validation and of the measurements at the end."""
     return 1000 if FLAGS.on_device else 256
+
+
+def check_compiled(network, images):
+    """Raises ArithmeticError where the compiled network answers otherwise than step by step.
+
+    Compilers have computed wrongly, and training would tell only behind its last epoch. The
+    program is that of the measurements at the end, if so many images are a batch there.
+    """
+    compiled = network.predict(images, len(images), verbose=0)
+    few = images[:CHECKED]
+    for name, expected in network(few, training=False).items():
+        expected = keras.ops.convert_to_numpy(keras.ops.cast(expected, "float32"))
+        apart = abs(compiled[name][: len(few)].astype("float32") - expected).max()
+        if not apart <= 0.2 * abs(expected).max() + 1e-3:
+            raise ArithmeticError(
+                f"the network as {keras.config.backend()} compiles it in "
+                f"{network.dtype_policy.name} gives other {name} than uncompiled, by {apart:.3g} "
+                f"of {abs(expected).max():.3g}: take another --precision or another version"
+            )
 
 
 def fit(model, batches, validation, workdir, epoch):

@@ -133,6 +133,8 @@ def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
         f"exits; {model.method.name}"
     )
     if epoch < FLAGS.epochs:
+        some = splits.test[0][: run_training.evaluation_batch()]
+        run_training.check_compiled(model.network, some)
         batches = run_training.batches_of(method_name, images, labels, epoch)
         run_training.fit(model, batches, splits.validation, workdir, epoch)
     about = {"seconds": round(time.perf_counter() - start, 1), "resumed_after_epoch": epoch}
@@ -190,6 +192,7 @@ def build_model(splits, method_name, name, teacher=None):
 
 def finish(network, splits, workdir, about_run):
     """Measures and writes the network; returns its costs and its accuracies per exit."""
+    checkpoints.write_whole(workdir / "network.keras", network.save)
     costs = analysis.costs(network)
     parts = {"validation": splits.validation, "test": splits.test}
     size = run_training.evaluation_batch()
@@ -198,7 +201,6 @@ def finish(network, splits, workdir, about_run):
         for name, part in parts.items()
         if part is not None and len(part[0])
     }
-    checkpoints.write_whole(workdir / "network.keras", network.save)
     if FLAGS.export and keras.config.backend() == "tensorflow":
         shutil.rmtree(workdir / "saved_model/1", ignore_errors=True)
         about = {"data": splits.name, "network": about_run["flags"]["model"], "measured": measured}

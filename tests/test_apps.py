@@ -1,6 +1,7 @@
 """The apps end to end, as processes, on the embedded digits."""
 
 import csv
+import importlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import answers_of
+from conftest import answers_of, smallest_network
 
 import sd_keras
 
@@ -191,6 +192,7 @@ def answers(finished, tmp_path_factory):
     commands["other"] = (f"--workdir={run}", "--seed=3", *QUICK)
     short = ("--method=baseline", "--epochs=2", "--fraction=0.1", "--noexport", "--on_device")
     pieces = (f"--workdir={folder / 'pieces'}", *short, "--checkpoint_minutes=9")
+    commands["in one"] = (f"--workdir={folder / 'whole'}", *short)
     commands["too short"] = (*pieces, "--minutes=0")
     commands["goes on"] = (*pieces, "--minutes=9")
     commands["again"] = (f"--workdir={run}", "--compare", *QUICK)
@@ -226,6 +228,21 @@ def test_a_run_ends_in_time_and_goes_on(answers):
     assert len(json.loads((folder / "pieces/seconds.json").read_text())) == 2
     results = json.loads((folder / "pieces/results.json").read_text())
     assert results["flags"]["epochs"] == 2 and "on_device" not in results["flags"]
+    whole = json.loads((folder / "whole/results.json").read_text())
+    assert results["measured"] == whole["measured"]
+
+
+def test_what_is_compiled_wrongly_is_not_trained(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "apps"))
+    training = importlib.import_module("run_training")
+    network = smallest_network()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype("uint8")
+    training.check_compiled(network, pixels)
+    answers = network.predict(pixels, verbose=0)
+    for wrong in (answers["exit_1"] * 1.5, answers["exit_1"] * np.nan):
+        monkeypatch.setattr(network, "predict", lambda *a, w=wrong, **k: answers | {"exit_1": w})
+        with pytest.raises(ArithmeticError, match="in float32 gives other exit_1"):
+            training.check_compiled(network, pixels)
 
 
 def test_other_flags_are_refused_and_shown(answers):

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import tiny_model
 
-from sd_keras import methods
+from sd_keras import methods, schedules
 from sd_keras.data import Batches, OnDevice
 from sd_keras.distortions import CropFlip
+from sd_keras.optimizers import SGD
 from sd_keras.trainer import resident
 
 TESTS = pathlib.Path(__file__).parent
@@ -53,7 +54,10 @@ def test_the_remainder_may_be_dropped():
 def trained(data, images, labels, epochs=3):
     """A fit with views drawn in the step; returns the model and its history."""
     keras.utils.set_random_seed(1)
-    model = tiny_model(methods.data_distortion(), CropFlip(1, seed=0), at=[])
+    method = methods.be_your_own_teacher() + methods.data_distortion()
+    rate = schedules.multi_step(0.05, [7, 13], 0.5)
+    optimizer = SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    model = tiny_model(method, CropFlip(1, seed=0), compile_with={"optimizer": optimizer})
     history = model.fit(
         data, epochs=epochs, shuffle=False, validation_data=(images, labels), verbose=0
     )
@@ -74,7 +78,8 @@ def test_a_fit_is_that_of_batches(images, labels, monkeypatch):
     for a, b in zip(plain.variables, model.variables):
         a, b = (keras.ops.convert_to_numpy(v) for v in (a, b))
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    assert int(model.step.value) == 18 and model.resident is None
+    assert int(model.step.value) == int(model.optimizer.iterations) == 18
+    assert model.resident is None
     # And from other images behind them, which no compiled program may still hold.
     before = model.evaluate(255 - images, labels, return_dict=True, verbose=0)["loss"]
     model.fit(OnDevice(255 - images, labels, 8, seed=2), epochs=8, verbose=0)
@@ -95,7 +100,8 @@ def test_what_goes_wrong_is_named(images, labels):
     assert "`x` must be images of shape" in message(OnDevice(images[:, :4], labels, 8))
     two = message(OnDevice(images, labels, 8), steps_per_execution=2)
     assert "`steps_per_execution` must be 1" in two
-    with pytest.raises(ValueError, match="`sample_weight` must be left out"):
+    left_out = "`sample_weight` must be left out when `x` is a sd_keras.data.OnDevice"
+    with pytest.raises(ValueError, match=left_out):
         model = tiny_model(methods.baseline(), at=[])
         model.fit(OnDevice(images, labels, 8), sample_weight=np.ones(32), verbose=0)
 

@@ -3,9 +3,11 @@
 
 import json
 import math
+import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -54,6 +56,8 @@ def cell_of(table, row, label):
         ("ddgsd/4", "AlexNet", "self-distillation, top-5", 19.05),
         ("ddgsd/5", "ResNet-32", "μ = 1e-3", 28.81),
         ("ddgsd/6", "WRN-16-8", "+ KL", 19.48),
+        ("evidence", "ResNet-32", "two-branch", 31.32),
+        ("evidence", "ResNet50", "BYOT ensemble", 81.04),
     ],
 )
 def test_the_papers_figures(table, row, label, paper):
@@ -306,16 +310,19 @@ def test_what_time_there_is_is_handed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         reproduction.steps, "_call", lambda _, command, lock: commands.append(command)
     )
-    clock = iter([0.0, 60.0, 480.0, 500.0])
+    clock = iter([0.0, 60.0, 420.0, 440.0])
     monkeypatch.setattr(reproduction.steps.time, "monotonic", lambda: next(clock))
-    # After 8 of 9 minutes another run is begun, after 8 and a third none.
+    # After 7 of 9 minutes another run is begun, after 7 and a third none.
     more = [*runs, *reproduction.steps.runs_of(rows, Scale(), [1])]
     assert reproduction.steps.carry_out(more, Scale(on_device=True), tmp_path, 9) == ([], True)
     assert [[part for part in c if "minutes" in part][-1] for c in commands] == [
         "--minutes=8",
-        "--minutes=1",
+        "--minutes=2",
     ]
     assert all("--on_device" in command for command in commands)
+    pairs = Run("cifar100", "resnet18", "class_wise")
+    command = reproduction.runs.command_of(pairs, Scale(on_device=True), 0, tmp_path)
+    assert "--on_device" not in command
     assert not Scale(on_device=True).is_down
     monkeypatch.undo()
     monkeypatch.setattr(reproduction.steps, "_call", lambda *a: 75)
@@ -406,15 +413,30 @@ def test_what_is_analysed_is_asked_for(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory):
-    """A row of two runs on a few digits, and what the same command answers afterwards."""
-    output = tmp_path_factory.mktemp("runs")
+    """A row of two runs on a few digits by evidence.sh, and what the app answers afterwards."""
+    output = tmp_path_factory.mktemp("runs") / "with a blank"
     tiny = ("--dataset=digits", "--model=resnet8", "--epochs=1", "--fraction=0.1", "--seeds=1")
-    row = ("--table=byot/1", "--row=resnet18", *tiny, f"--output={output}")
-    commands = [(*row, "--dry_run"), row, ("--collect", f"--output={output}")]
-    command = [sys.executable, APPS / "reproduce.py", *row]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    answers = answers_of("reproduce.py", commands)
+    row = ("--table=byot/1", "--row=resnet18", "--precision=float32", *tiny)
+    script = ["sh", APPS / "evidence.sh", "nowhere", output, "9", *row]
+    environment = os.environ | {"PYTHON": sys.executable, "KERAS_BACKEND": "tensorflow"}
+    run = {"capture_output": True, "text": True, "timeout": 300, "check": False}
+    done = subprocess.run(script, env=environment, **run)
+    row = (*row, "--on_device", f"--output={output}")
+    answers = answers_of("reproduce.py", [(*row, "--dry_run"), row])
     return output, done, list(answers.values())
+
+
+def test_small_files_are_packed(carried_out):
+    output, done, _ = carried_out
+    assert done.returncode == 0, done.stderr[-3000:]
+    with tarfile.open(output / "small.tar.gz") as archive:
+        names = [pathlib.Path(name).name for name in archive.getnames()]
+    assert {name: names.count(name) for name in set(names)} == {
+        **{"results.json": 2, "log.csv": 2, "index.md": 1, "index.html": 1},
+        **{next((output / "tables").iterdir()).name: 1},
+    }
+    wrong = subprocess.run(["sh", APPS / "evidence.sh"], capture_output=True, check=False)
+    assert wrong.returncode == 2 and b"usage" in wrong.stderr
 
 
 def test_a_row_is_carried_out(carried_out):
@@ -435,9 +457,9 @@ def test_a_row_is_carried_out(carried_out):
 
 
 def test_the_same_command_finds_it_finished(carried_out):
-    output, _, ((code, planned), (again_code, again), (_, collected)) = carried_out
+    output, done, ((code, planned), (again_code, again)) = carried_out
     assert code == again_code == 0
     assert planned.count("# finished; ") == 2 and "which is an estimate" in planned
     assert again.count("finished before") == 2 and "epoch 1/1" not in again
-    assert "2 runs" in collected and (output / "index.html").is_file()
+    assert "2 runs; written to" in done.stdout and (output / "index.html").is_file()
     assert "## byot/1, resnet8 for ResNet18" in (output / "index.md").read_text()

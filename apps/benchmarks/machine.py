@@ -33,8 +33,9 @@ def process_of(module, *arguments):
 
     Not as a script: Python would then take `torch` and others for the files beside it.
     """
-    apps = str(Path(__file__).resolve().parents[1])
-    paths = filter(None, (apps, os.environ.get("PYTHONPATH", "")))
+    apps = Path(__file__).resolve().parents[1]
+    # The library of this checkout, whether or not it is installed.
+    paths = filter(None, (str(apps), str(apps.parent), os.environ.get("PYTHONPATH", "")))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)], environment
 

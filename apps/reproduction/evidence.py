@@ -36,7 +36,7 @@ def _distorted(network):
         network,
         (
             ddgsd.error("plain", ddgsd.cifar(network), plain),
-            ddgsd.error("two-branch", ddgsd.cifar(network, "two_branch"), None),
+            ddgsd.two_branch(network),
             _own_error(network, own, "plain", "two-branch"),
         ),
     )

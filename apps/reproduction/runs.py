@@ -170,7 +170,9 @@ def command_of(run, scale, seed, output, minutes=None):
         given |= {"validation": 0, "fraction": scale.fraction if scale.fraction < 1 else None}
         given["export"] = False
         # Epochs can be as short as it takes to save one.
-        given |= {"on_device": scale.on_device or None, "checkpoint_minutes": 1}
+        # Pairs of a class are made on the host.
+        on_device = scale.on_device and "class_wise" not in run.method.split("+")
+        given |= {"on_device": on_device or None, "checkpoint_minutes": 1}
         given["minutes"] = minutes and round(minutes, 1)
     given |= {"precision": scale.precision, "seed": seed}
     given["workdir"] = output / folder_of(run, scale, seed)

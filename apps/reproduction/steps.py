@@ -17,7 +17,7 @@ from sd_keras.backup import PREEMPTED
 SCALED = "SCALED DOWN ({}): other runs than a paper's, not to be compared with its figures."
 TEST_IMAGES = 10_000  # of both CIFAR sets: all of them
 # Less than this is not enough to load, compile and train an epoch.
-LAST_MINUTES = 1
+LAST_MINUTES = 2
 COUNTED = "Counted, not trained."
 
 

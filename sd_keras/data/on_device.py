@@ -14,6 +14,7 @@ class OnDevice(Batches):
     draws the views and updates the weights; what callbacks call a batch is such a block. The
     images, their order and all that is computed are those of `Batches` in the same epoch; an
     incomplete last batch is a block of its own, and blocks of up to three sizes are compiled.
+    A loss that is not finite ends `fit` behind the block that it is in.
 
     For CIFAR and the like: 50,000 images of 32x32 take 154 MB. On one device; TensorFlow, JAX
     or PyTorch. PyTorch runs the steps one by one, and so does JAX on a CPU, where a convolution

@@ -159,14 +159,14 @@ def check_arrays(x, y, network, num_classes, arguments=("x", "y")):
     labels.check_array(y, num_classes, arguments[1])
 
 
-def check_stream_arguments(y, arguments):
-    """Checks that nothing is given beside a stream that it holds itself."""
+def check_stream_arguments(x, y, arguments):
+    """Checks that nothing is given beside a stream, or data on the device, that they hold."""
     own = ("sample_weight", "class_weight", "batch_size", "steps_per_epoch")
     for name, value in {"y": y, **{name: arguments.get(name) for name in own}}.items():
         if value is not None:
             raise ValueError(
-                f"`{name}` must be left out when `x` is a sd_keras.data.Stream, which brings "
-                f"labels, weights and batches. Received: {name} of type {type(value).__name__}"
+                f"`{name}` must be left out when `x` is a sd_keras.data.{type(x).__name__}, which "
+                f"brings labels and batches. Received: {name} of type {type(value).__name__}"
             )
 
 

@@ -39,25 +39,25 @@ class Fitting:
             held, held_labels, _ = keras.utils.unpack_x_y_sample_weight(tuple(validation_data))
             checks.check_arrays(held, held_labels, self.network, self.num_classes, arguments)
         if is_stream(x) or resident.is_resident(x):
-            checks.check_stream_arguments(y, kwargs)
+            checks.check_stream_arguments(x, y, kwargs)
         # On PyTorch Keras takes a batch before the step that would be left out.
         self.position.counts_on = is_stream(x) and keras.config.backend() != "torch"
         self.position.data = description(x)
         self.position.num_steps = x.steps_per_epoch if is_stream(x) else None
         why = saying_why(x, validation_data)
-        x, steps = self._resident_or(x) or as_data(x, self, self.position)
         validation_data, validation_steps = as_data(validation_data, self)
-        given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
-        kwargs = _with_defaults(kwargs, given)
         renewals = [] if self.past is None else [Renewal(self.network, self.past)]
         callbacks, listed, own = _surrounded(callbacks, self.position, renewals)
         kwargs |= {"validation_data": validation_data, "callbacks": callbacks}
         try:
+            x, steps = self._resident_or(x) or as_data(x, self, self.position)
+            given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
+            kwargs = _with_defaults(kwargs, given)
             checks.check_callbacks(listed, Backup)
             with why:
                 return super().fit(x, y, *args, **kwargs)
         finally:
-            self.resident = None
+            self._leave_resident()
             for callback in own:
                 listed.remove(callback)
                 # Keras calls nothing on a callback when `fit` ends by an error.
@@ -70,9 +70,14 @@ class Fitting:
             return None
         resident.check(x, self)
         checks.check_arrays(x.images, x.labels, self.network, self.num_classes)
-        self.resident = resident.Resident(x)
-        self.train_function = None  # on TensorFlow it would hold other images
+        self._leave_resident(resident.Resident(x))
         return resident.adapter(self.resident), None
+
+    def _leave_resident(self, other=None):
+        """Lets go of what lies on the device, or takes other data in its place."""
+        if self.resident is not other and keras.config.backend() == "tensorflow":
+            self.train_function = None  # it holds the images; on JAX they are its arguments
+        self.resident = other
 
     def _symbolic_build(self, iterator=None, data_batch=None):
         """Builds by the form of the data. Called by Keras."""

@@ -57,6 +57,11 @@ def check(x, model):
             "`steps_per_execution` must be 1 with data on the device, whose argument `steps` says "
             f"how many run at once. Received: steps_per_execution={model.steps_per_execution}"
         )
+    if keras.distribution.distribution() is not None:
+        raise ValueError(
+            "`x` must not be sd_keras.data.OnDevice under keras.distribution. "
+            f"Received: {type(keras.distribution.distribution()).__name__}"
+        )
     strategy = getattr(model, "_distribute_strategy", None)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         raise ValueError(
