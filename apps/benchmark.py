@@ -203,6 +203,8 @@ def main(argv):
     """Measures, prints and writes what is asked for."""
     asked = [*argv[1:], *(FLAGS.what.split(",") if FLAGS.what else [])]
     parts = chosen_parts(asked)
+    if FLAGS.output and not Path(FLAGS.output).absolute().parent.is_dir():
+        raise SystemExit(f"`--output` must be in a folder. Received: --output={FLAGS.output}")
     skipped = []
     if "torch" in parts and importlib.util.find_spec("torch") is None:
         if "all" not in asked:

@@ -23,17 +23,23 @@ export KERAS_BACKEND="${KERAS_BACKEND:-jax}"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$output/compiled}"
 export PYTHONPATH="${apps%/apps}${PYTHONPATH:+:$PYTHONPATH}"
 
-seconds=$(awk "BEGIN { print int(60 * ($minutes + 1)) }") || exit 2
+seconds=$(awk -v minutes="$minutes" 'BEGIN { print int(60 * (minutes + 1)) }')
 # What does not come to its end in time is ended, so that packing is never left out.
-timeout -k 10 --preserve-status "$seconds" \
+timeout -k 10 "$seconds" \
     "$python" "$apps/reproduce.py" --table=evidence --on_device --precision=mixed_bfloat16 \
-    --data_dir="$data" --output="$output" --minutes="$minutes" "$@"
+    --data_dir="$data" --output="$output" --minutes="$minutes" "$@" &
+child=$!
+# Whoever ends this ends the training, too.
+trap 'kill -TERM $child 2>/dev/null' TERM INT HUP
+wait $child
 code=$?
-[ $code = 143 ] && code=75
-cd "$output" 2>/dev/null || exit $code
-if [ -n "$(find . -name results.json | head -n 1)" ]; then
-    "$python" "$apps/reproduce.py" --collect --output=.
+while kill -0 $child 2>/dev/null; do wait $child; code=$?; done
+# 124: `timeout` has ended it.
+[ $code = 124 ] && code=75
+if [ -n "$(find "$output" -name results.json | head -n 1)" ]; then
+    "$python" "$apps/reproduce.py" --collect --output="$output"
 fi
+cd "$output" || exit $code
 find . \( -name results.json -o -name log.csv -o -path './tables/*' -o -name 'index.*' \) -type f |
     tar -czf .small.tar.gz -T - && mv .small.tar.gz small.tar.gz
 exit $code

@@ -140,8 +140,9 @@ def reproduce(output):
         print(f"failed: {what}", file=sys.stderr)
     if is_over:
         print("time is over; the same command goes on", file=sys.stderr)
-        return PREEMPTED
-    return 1 if failed else 0
+    if failed:
+        return 1  # whoever goes on while there is more to do would do so for ever
+    return PREEMPTED if is_over else 0
 
 
 if __name__ == "__main__":

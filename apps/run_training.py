@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import statistics
 import sys
 import time
 
@@ -20,8 +21,8 @@ flags.DEFINE_bool(
 flags.DEFINE_float(
     "minutes",
     None,
-    "train no longer than this: end between two epochs with exit code 75, to go on by the same "
-    "command",
+    "train no longer than this, but an epoch at least: end between two with exit code 75, to go "
+    "on by the same command",
     0,
 )
 flags.DEFINE_float(
@@ -34,7 +35,7 @@ CHECKED = 32  # images whose answers are compared
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends a run when another epoch as long as the last would not end in time.
+    """Ends a run when another epoch, as long as the last but for compiling, would be too late.
 
     Attributes:
         is_over: whether it has ended the run before its last epoch.
@@ -49,11 +50,18 @@ class TimeLimit(keras.callbacks.Callback):
         self.is_over = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.monotonic()
+        self.steps, self.last = [], time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        self.steps.append(now - self.last)
+        self.last = now
 
     def on_epoch_end(self, epoch, logs=None):
         now = time.monotonic()
-        if now + (now - self.start) > self.end and epoch + 1 < self.params["epochs"]:
+        # The median, since the first steps of a process compile; and what comes behind them.
+        epoch_seconds = len(self.steps) * statistics.median(self.steps) + now - self.last
+        if now + epoch_seconds > self.end and epoch + 1 < self.params["epochs"]:
             self.is_over = self.model.stop_training = True
             print(
                 f"time is over after epoch {epoch + 1} of {self.params['epochs']}; "

@@ -64,9 +64,9 @@ def main(argv):
     try:
         run(pathlib.Path(FLAGS.workdir))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the last whole epoch", file=sys.stderr)
+        print("interrupted; the same command goes on after the last checkpoint", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 

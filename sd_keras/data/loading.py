@@ -1,5 +1,6 @@
 """From the name of a data set to its splits."""
 
+import importlib.util
 import numbers
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def load(name, data_dir=None, image_size=None, validation=0.1, seed=0):
 
     Raises:
         FileNotFoundError: the files of the data set are not there.
+        ImportError: they need a package that is not installed.
         ValueError: an argument out of range, an unknown name, or files of another form.
         OSError: damaged files of TensorFlow Datasets.
     """
@@ -74,6 +76,7 @@ def _read(name, data_dir, image_size):
     else:
         archive = path if form == "npz" else _archive_of(name, data_dir)
         if archive is None:
+            _check_tfds(name, data_dir)
             return read_tfds(name, data_dir, image_size)
         raw = read_npz(archive)
     if image_size is None:
@@ -82,6 +85,15 @@ def _read(name, data_dir, image_size):
     from sd_keras.data.images import resize_sets
 
     return resize_sets(raw, image_size)
+
+
+def _check_tfds(name, data_dir):
+    """Raises ImportError where TensorFlow Datasets is not installed."""
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise ImportError(
+            f"`name` must be the data set of a file {name}.npz in `data_dir` where the package "
+            f"tensorflow_datasets is not installed. Received: name={name!r}, data_dir={data_dir!r}"
+        )
 
 
 def _archive_of(name, data_dir):

@@ -14,7 +14,9 @@ class OnDevice(Batches):
     draws the views and updates the weights; what callbacks call a batch is such a block. The
     images, their order and all that is computed are those of `Batches` in the same epoch; an
     incomplete last batch is a block of its own, and blocks of up to three sizes are compiled.
-    A loss that is not finite ends `fit` behind the block that it is in.
+    A loss that is not finite ends `fit` behind the block that it is in. Without `seed` the order
+    is that of the images in every epoch. There are no sample weights. On TensorFlow every `fit`
+    compiles anew.
 
     For CIFAR and the like: 50,000 images of 32x32 take 154 MB. On one device; TensorFlow, JAX
     or PyTorch. PyTorch runs the steps one by one, and so does JAX on a CPU, where a convolution
@@ -42,7 +44,7 @@ class OnDevice(Batches):
         super().__init__(images, labels, batch_size, seed, initial_epoch, drop_remainder)
         check_whole("steps", steps, 1)
         whole = len(images) // batch_size
-        best = max((k for k in range(1, steps + 1) if whole and whole % k == 0), default=0)
+        best = max((k for k in range(1, min(steps, whole) + 1) if whole % k == 0), default=0)
         self.steps = best if 2 * best > min(steps, whole) else steps
 
     def blocks(self, steps=None):
