@@ -190,15 +190,18 @@ SMALL = {"model": "resnet8", "batch_size": 4, "images": 8, "repeats": 1}
 
 @pytest.mark.parametrize(
     "backend,names",
-    [("tensorflow", ["baseline", "data_distortion"]), ("jax", ["baseline"])],
+    [
+        pytest.param("tensorflow", ["baseline", "data_distortion"], marks=pytest.mark.slow),
+        ("jax", ["data_distortion"]),  # on which nothing may need TensorFlow
+    ],
 )
 def test_a_run_on_the_cpu(processes, backend, names):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     device = processes(backend)
     figures, notes = device.device_figures(Flags(**SMALL, methods=names))
-    # Two peaks; of each method speed, share, time to compile and memory; of all but the plain
-    # one a ratio.
+    # Two peaks; of each method speed, share, time to compile and memory; against the plain one,
+    # where it is among them, a ratio.
     assert len(figures) == 2 + 4 * len(names) + len(names) - 1
     assert all(math.isfinite(v) and v > 0 for figure in figures for v in figure["values"])
     assert {figure["bar"] for figure in figures} == {None}

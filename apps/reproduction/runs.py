@@ -169,8 +169,7 @@ def command_of(run, scale, seed, output, minutes=None):
         # All images are trained on and the last epoch is reported: nothing is chosen.
         given |= {"validation": 0, "fraction": scale.fraction if scale.fraction < 1 else None}
         given["export"] = False
-        # Epochs can be as short as it takes to save one.
-        # Pairs of a class are made on the host.
+        # Pairs of a class are made on the host. Saving can take as long as an epoch.
         on_device = scale.on_device and "class_wise" not in run.method.split("+")
         given |= {"on_device": on_device or None, "checkpoint_minutes": 1}
         given["minutes"] = minutes and round(minutes, 1)
