@@ -161,20 +161,20 @@ def import_figures():
 
 
 def notes(parts, skipped, other_cores):
-    """What a reader has to know before reading the figures."""
+    """What a reader has to know before reading the figures, where the part has not said it."""
+    if FLAGS.device:  # other programs would be PyTorch's own, which compile for it
+        return []
     lines = []
     if "torch" in skipped:
         lines.append("torch is left out: PyTorch is not installed (pip install '.[torch]')")
-    of_processor = {"steps", "torch", "precision", "train"} & set(parts) and not FLAGS.device
-    if of_processor and not machine()["avx512_bf16"]:
+    if {"steps", "torch", "precision", "train"} & set(parts) and not machine()["avx512_bf16"]:
         lines.append("no AVX512-BF16 found: the bars for mixed_bfloat16 need it")
     defaults = ("model", "batch_size", "piece_batch_size", "num_classes")
     changed = [name for name in defaults if FLAGS[name].value != FLAGS[name].default]
-    if changed and not FLAGS.device:
+    if changed:
         lines.append(f"the bars are for the defaults of {', '.join(changed)}, not for this run")
     for part, cores in other_cores.items():
-        # With --device these would be PyTorch's own, which compile for it.
-        if cores > 0.1 and not FLAGS.device:
+        if cores > 0.1:
             lines.append(f"other programs kept {cores:.1f} cores busy during {part}: too noisy")
     return lines
 

@@ -40,9 +40,6 @@ class Checkpoint(keras.callbacks.Callback):
         self.seconds = 60 * minutes
         self.saved_at = time.monotonic()
 
-    def on_train_begin(self, logs=None):
-        self.saved_at = time.monotonic()
-
     def on_epoch_end(self, epoch, logs=None):
         if time.monotonic() < self.saved_at + self.seconds and not self._ends(epoch):
             return

@@ -6,34 +6,35 @@ Each is imported where it is asked: a process has one of them, and may lack the 
 from benchmarks.turns import resident_set
 
 
-def description(framework):
-    """Returns the name of the device, and whether it is an accelerator."""
+def names(framework):
+    """Returns the names of the accelerators that a framework sees."""
     return {"jax": _of_jax, "tensorflow": _of_tensorflow, "torch": _of_torch}[framework]()
+
+
+def description(framework):
+    """Returns the name of the device that is worked on, and whether it is an accelerator."""
+    found = names(framework)
+    return (found[0], True) if found else ("cpu", False)
 
 
 def _of_jax():
     import jax
 
-    device = jax.devices()[0]
-    return device.device_kind, device.platform != "cpu"
+    return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
 
 
 def _of_tensorflow():
     import tensorflow as tf
 
-    devices = tf.config.list_physical_devices("GPU")
-    if not devices:
-        return "cpu", False
-    details = tf.config.experimental.get_device_details(devices[0])
-    return details.get("device_name", "GPU"), True
+    details = tf.config.experimental.get_device_details
+    gpus = tf.config.list_physical_devices("GPU")
+    return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
 
 
 def _of_torch():
     import torch
 
-    if not torch.cuda.is_available():
-        return "cpu", False
-    return torch.cuda.get_device_name(), True
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def peak_memory(framework):

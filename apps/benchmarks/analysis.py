@@ -11,7 +11,8 @@ import time
 import keras
 import numpy as np
 from benchmarks.figures import compare, figure
-from benchmarks.parts import IMAGE_SHAPE, batch, step_of, trainer
+from benchmarks.images import IMAGE_SHAPE, batch
+from benchmarks.trainers import step_of, trainer
 
 from sd_keras import analysis, attach_exits, models
 from sd_keras.analysis.evaluation import Evaluation

@@ -5,7 +5,7 @@ Run by `python apps/benchmark.py build`, see there.
 
 import keras
 from benchmarks.figures import compare, figure, interleave
-from benchmarks.parts import IMAGE_SHAPE
+from benchmarks.images import IMAGE_SHAPE
 
 from sd_keras import attach_exits, exit_names, models, submodel
 

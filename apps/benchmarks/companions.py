@@ -9,7 +9,8 @@ import statistics
 
 import tensorflow as tf
 from benchmarks.figures import compare, figure, interleave
-from benchmarks.parts import IMAGE_SHAPE, batch, in_precision, step_of, trainer
+from benchmarks.images import IMAGE_SHAPE, batch
+from benchmarks.trainers import in_precision, step_of, trainer
 
 from sd_keras import attach_exits, methods, models
 

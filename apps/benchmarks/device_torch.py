@@ -9,10 +9,11 @@ Metrics and the check of the labels are part of our side only.
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import torch
 from benchmarks.accelerators import peak_memory
-from benchmarks.device_ours import IMAGE_SHAPE, random_data
+from benchmarks.images import IMAGE_SHAPE, batch
 from benchmarks.torch_network import TorchNetwork
 from benchmarks.torch_step import crop_flip, draw, optimizer_of, pad, train, views_loss
 from benchmarks.turns import Turns
@@ -34,21 +35,23 @@ class Training:
         torch.set_float32_matmul_precision("high")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = settings
-        images, labels = (torch.from_numpy(each) for each in random_data(settings))
+        images, labels = (
+            torch.from_numpy(each) for each in batch(settings, settings.steps * settings.batch_size)
+        )
         self.pixels = pad(images).to(self.device)
         self.labels = labels.long().to(self.device)
-        exits = "all" if settings["all_exits"] else "one"
-        network = TorchNetwork(settings["model"], settings["num_classes"], exits)
+        exits = "all" if settings.all_exits else "one"
+        network = TorchNetwork(settings.model, settings.num_classes, exits)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()
         self.optimizer = optimizer_of(self.network)
         self.loss_function = torch.compile(self._loss)
         self.beside = None
 
     def _loss(self, chosen):
-        views = self.settings["views"]
+        views = self.settings.views
         draws = draw(views * len(chosen), self.device)
         images = crop_flip(self.pixels, chosen.repeat(views), draws, IMAGE_SHAPE[0])
-        is_mixed = self.settings["precision"] == "mixed_bfloat16"
+        is_mixed = self.settings.precision == "mixed_bfloat16"
         return views_loss(self.network, images, self.labels[chosen], views, is_mixed)
 
     def step(self, chosen):
@@ -69,7 +72,7 @@ class Training:
 
     def epoch(self):
         """Trains on every image once; returns the mean loss, for which the device is waited."""
-        steps, size = self.settings["steps"], self.settings["batch_size"]
+        steps, size = self.settings.steps, self.settings.batch_size
         order = torch.randperm(steps * size, device=self.device).view(steps, size)
         total = torch.zeros((), device=self.device)
         for chosen in order:
@@ -90,4 +93,4 @@ def main(settings):
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(SimpleNamespace(**json.loads(sys.argv[1])))

@@ -9,7 +9,8 @@ import statistics
 import keras
 import tensorflow as tf
 from benchmarks.figures import compare, fact, figure, interleave
-from benchmarks.parts import IMAGE_SHAPE, batch, step_of, trainer
+from benchmarks.images import IMAGE_SHAPE, batch
+from benchmarks.trainers import step_of, trainer
 
 from sd_keras import distortions
 

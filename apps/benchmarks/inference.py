@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 from benchmarks.figures import compare, fact, figure, interleave
-from benchmarks.parts import IMAGE_SHAPE
+from benchmarks.images import IMAGE_SHAPE
 
 from sd_keras import analysis, attach_exits, exit_names, export, inference, models
 

@@ -1,19 +1,17 @@
-"""The parts of benchmark.py that measure sd_keras alone, and what they train.
+"""The parts of benchmark.py that measure sd_keras alone.
 
 Run by `python apps/benchmark.py steps`, see there.
 """
 
-import contextlib
 import statistics
 
 import keras
-import numpy as np
 import tensorflow as tf
 from benchmarks.figures import compare, figure, interleave
+from benchmarks.images import batch
+from benchmarks.trainers import multiply_accumulates, step_of, trainer
 
-from sd_keras import SelfDistillModel, analysis, attach_exits, methods, models
-from sd_keras.distortions import CropFlip
-from sd_keras.optimizers import SGD
+from sd_keras import methods
 
 if keras.config.backend() != "tensorflow":
     raise SystemExit("the bars are for Keras on TensorFlow: set KERAS_BACKEND=tensorflow")
@@ -21,7 +19,6 @@ if keras.config.backend() != "tensorflow":
 # One compiled step per model is what is measured here; TensorFlow suspects a mistake.
 tf.get_logger().setLevel("ERROR")
 
-IMAGE_SHAPE = (32, 32, 3)
 BOTH = "be_your_own_teacher+data_distortion"
 # How many plain steps a step of each method may take.
 STEP_BARS = {
@@ -29,60 +26,6 @@ STEP_BARS = {
     "data_distortion": {"float32": "<= 2.1", "mixed_bfloat16": "<= 2.1"},
     BOTH: {"float32": "<= 2.4", "mixed_bfloat16": "<= 2.4"},
 }
-
-
-def batch(settings, batch_size):
-    """Returns random raw images and class numbers."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (batch_size, *IMAGE_SHAPE), dtype="uint8")
-    return images, generator.integers(0, settings.num_classes, batch_size, dtype="int32")
-
-
-@contextlib.contextmanager
-def in_precision(precision):
-    """Within, layers are made under a dtype policy."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def trainer(settings, precision, method="baseline", exits=None, distort=True, **others):
-    """Returns a compiled SelfDistillModel.
-
-    Args:
-        settings: the flags.
-        precision: dtype policy.
-        method: a method or its name.
-        exits: "one" or "all"; None takes as many as the method needs.
-        distort: whether CropFlip draws the views.
-        **others: networks beside it, as `SelfDistillModel` takes them.
-    """
-    method = methods.get(method) if isinstance(method, str) else method
-    exits = exits or ("all" if method.min_exits > 1 else "one")
-    with in_precision(precision):
-        keras.utils.set_random_seed(0)
-        backbone = models.build(settings.model, input_shape=IMAGE_SHAPE)
-        at = [] if exits == "one" else None
-        network = attach_exits(backbone, settings.num_classes, at=at)
-        distortion = CropFlip(seed=0) if distort else None
-        model = SelfDistillModel(network, method, distortion, **others)
-    optimizer = SGD(0.1, momentum=0.9, weight_decay=5e-4)
-    model.compile(optimizer=optimizer, metrics=["accuracy"])
-    return model
-
-
-def step_of(model, settings, batch_size):
-    """Returns a function that trains the model on one batch, the same every time."""
-    images, labels = batch(settings, batch_size)
-    return lambda: model.train_on_batch(images, labels)
-
-
-def multiply_accumulates(model):
-    """Multiply-accumulates of a forward pass over all views of an image."""
-    return analysis.costs(model.network)["ensemble"]["macs"] * model.method.num_views
 
 
 def steps_figures(settings):

@@ -17,8 +17,9 @@ import statistics
 import tensorflow as tf
 import torch
 from benchmarks.figures import compare, figure, interleave
-from benchmarks.parts import batch, step_of, trainer
+from benchmarks.images import batch
 from benchmarks.torch_network import TorchNetwork, copy_weights, objective
+from benchmarks.trainers import step_of, trainer
 
 
 def torch_step_of(torch_network, images, labels, precision):

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 from benchmarks.figures import fact, figure
 from benchmarks.machine import machine
-from benchmarks.parts import BOTH, in_precision, multiply_accumulates
+from benchmarks.parts import BOTH
+from benchmarks.trainers import in_precision, multiply_accumulates
 
 from sd_keras import SelfDistillModel, attach_exits, methods, models
 from sd_keras.optimizers import SGD

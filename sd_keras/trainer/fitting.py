@@ -57,7 +57,7 @@ class Fitting:
             with why:
                 return super().fit(x, y, *args, **kwargs)
         finally:
-            self._leave_resident()
+            self._hold(None)
             for callback in own:
                 listed.remove(callback)
                 # Keras calls nothing on a callback when `fit` ends by an error.
@@ -70,14 +70,14 @@ class Fitting:
             return None
         resident.check(x, self)
         checks.check_arrays(x.images, x.labels, self.network, self.num_classes)
-        self._leave_resident(resident.Resident(x))
+        self._hold(resident.Resident(x))
         return resident.adapter(self.resident), None
 
-    def _leave_resident(self, other=None):
-        """Lets go of what lies on the device, or takes other data in its place."""
-        if self.resident is not other and keras.config.backend() == "tensorflow":
+    def _hold(self, data):
+        """Takes a Resident in place of the one that is held, or None to let go of it."""
+        if self.resident is not data and keras.config.backend() == "tensorflow":
             self.train_function = None  # it holds the images; on JAX they are its arguments
-        self.resident = other
+        self.resident = data
 
     def _symbolic_build(self, iterator=None, data_batch=None):
         """Builds by the form of the data. Called by Keras."""
