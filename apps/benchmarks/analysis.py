@@ -15,7 +15,7 @@ from benchmarks.images import IMAGE_SHAPE, batch
 from benchmarks.trainers import step_of, trainer
 
 from sd_keras import analysis, attach_exits, models
-from sd_keras.analysis.evaluation import Evaluation
+from sd_keras.analysis.inputs import Evaluation
 
 LEVELS, DRAWS = 20, 5
 IMAGES = 128
