@@ -1,4 +1,4 @@
-"""Flags of how a small-image run is carried out, and what follows from them for `fit`."""
+"""How a small-image run is carried out: its batches, its callbacks and its time."""
 
 import importlib.util
 import math
@@ -15,21 +15,6 @@ from sd_keras import checkpoints, report
 from sd_keras.backup import PREEMPTED
 
 FLAGS = flags.FLAGS
-flags.DEFINE_bool(
-    "on_device", False, "keep the images on the device, and run many steps in one program"
-)
-flags.DEFINE_float(
-    "minutes",
-    None,
-    "train no longer than this, but an epoch at least: end between two with exit code 75, to go "
-    "on by the same command",
-    0,
-)
-flags.DEFINE_float(
-    "checkpoint_minutes", 0, "wait so long between two checkpoints; 0 for one an epoch", 0
-)
-# They say how to run, not what: they may change when a run is resumed.
-NAMES = ("on_device", "minutes", "checkpoint_minutes")
 STARTED = time.monotonic()
 CHECKED = 32  # images whose answers are compared
 
