@@ -18,7 +18,7 @@ import sys
 import finished_run
 import promises
 from absl import app, flags
-from app_start import lazy_import
+from app_start import lazy_import, quiet_native_stderr
 from benchmarks.machine import machine
 
 sd_keras = lazy_import("sd_keras")
@@ -141,7 +141,8 @@ def latency(network, plain, images):
     is_file, path = FLAGS.artifact.endswith(".tflite"), pathlib.Path(FLAGS.artifact).resolve()
     measure = results_card.lite_latencies if is_file else results_card.saved_model_latencies
     try:
-        times = measure(FLAGS.artifact, images, rounds=FLAGS.rounds, network=network)
+        with quiet_native_stderr():
+            times = measure(FLAGS.artifact, images, rounds=FLAGS.rounds, network=network)
     except ValueError as error:
         raise ValueError(f"`artifact` does not fit: {error}") from None
     name = path.name if is_file else "/".join(path.parts[-2:])

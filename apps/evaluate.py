@@ -26,6 +26,7 @@ sd_keras = lazy_import("sd_keras")
 analysis = lazy_import("sd_keras.analysis")
 checkpoints = lazy_import("sd_keras.checkpoints")
 inference = lazy_import("sd_keras.inference")
+compiled = lazy_import("sd_keras.inference.compiled")
 report = lazy_import("sd_keras.report")
 
 FLAGS = flags.FLAGS
@@ -102,7 +103,7 @@ def check_early_exit(splits):
 def evaluate_early_exit(network, validation, test):
     """Chooses thresholds on one split, measures them on the other; returns what JSON can hold."""
     logits, test_logits = (
-        network.predict(images, batch_size=FLAGS.batch_size, verbose=0)
+        compiled.predict(network, images, FLAGS.batch_size)
         for images, _ in (validation, test)
     )
     costs = inference.path_costs(network)

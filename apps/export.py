@@ -21,7 +21,7 @@ import finished_run
 import numpy as np
 import promises
 from absl import app, flags, logging
-from app_start import lazy_import
+from app_start import lazy_import, quiet_native_stderr
 
 export = lazy_import("sd_keras.export")
 parts = lazy_import("sd_keras.export.parts")
@@ -83,7 +83,8 @@ def run():
             parts.check_machine(kind, kind.removesuffix("_cascade"))
     arguments = arguments_for(network, kinds)
     for kind, path in paths.items():
-        getattr(export, kind)(network, path, **arguments[kind])
+        with quiet_native_stderr():
+            getattr(export, kind)(network, path, **arguments[kind])
         print(f"{path}  {artifacts.size(path) / 1e6:.2f} MB")
         for line in artifacts.how_to_use(kind, path):
             print(f"    {line}")

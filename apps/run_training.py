@@ -13,6 +13,7 @@ from run_machine import EpochSeconds
 import sd_keras
 from sd_keras import checkpoints, report
 from sd_keras.backup import PREEMPTED
+from sd_keras.inference.compiled import predict
 
 FLAGS = flags.FLAGS
 STARTED = time.monotonic()
@@ -86,7 +87,7 @@ def check_compiled(network, images):
     Compilers have computed wrongly, and training would tell only behind its last epoch. The
     program is that of the measurements at the end, if so many images are a batch there.
     """
-    compiled = network.predict(images, len(images), verbose=0)
+    compiled = predict(network, images, len(images))
     few = images[:CHECKED]
     for name, expected in network(few, training=False).items():
         expected = keras.ops.convert_to_numpy(keras.ops.cast(expected, "float32"))
