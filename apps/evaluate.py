@@ -103,8 +103,7 @@ def check_early_exit(splits):
 def evaluate_early_exit(network, validation, test):
     """Chooses thresholds on one split, measures them on the other; returns what JSON can hold."""
     logits, test_logits = (
-        compiled.predict(network, images, FLAGS.batch_size)
-        for images, _ in (validation, test)
+        compiled.predict(network, images, FLAGS.batch_size) for images, _ in (validation, test)
     )
     costs = inference.path_costs(network)
     no_target = FLAGS.max_drop is None and FLAGS.max_macs is None
