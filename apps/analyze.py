@@ -21,13 +21,10 @@ baseline where there is one, is drawn into the same plots. Plots need `sd_keras[
 them with --images=500 on digits, two ResNet-8, take 23 s of processor time.
 """
 
-import os
 import pathlib
 import shlex
 import sys
 from dataclasses import dataclass
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import analyses.answers
 import analyses.costs
@@ -39,9 +36,11 @@ import finished_run
 import run_data
 from absl import app, flags, logging
 from analyses.subject import Subject, some
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import checkpoints, report
+sd_keras = lazy_import("sd_keras")
+checkpoints = lazy_import("sd_keras.checkpoints")
+report = lazy_import("sd_keras.report")
 
 ANALYSES = {
     "noise": analyses.trials.noise,

@@ -5,9 +5,9 @@ import re
 
 import finished_run
 from absl import flags
+from app_start import lazy_import
 
-from sd_keras.export import serving_configs
-from sd_keras.export.lite_conversion import PRECISIONS
+serving_configs = lazy_import("sd_keras.export.serving_configs")
 
 KINDS = ("saved_model", "lite", "lite_cascade", "onnx", "keras")
 ENDINGS = {"lite": ".tflite", "onnx": ".onnx", "keras": ".keras"}
@@ -22,7 +22,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("name", None, "of the model (default: that of its folder)")
 flags.DEFINE_string("exit", None, "one exit, or ensemble, instead of all")
-flags.DEFINE_enum("precision", "float32", PRECISIONS, "of LiteRT files")
+flags.DEFINE_enum(
+    "precision", "float32", ["float32", "float16", "dynamic", "int8"], "of LiteRT files"
+)
 
 
 def paths(kinds):

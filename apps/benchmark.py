@@ -59,6 +59,7 @@ import time
 from pathlib import Path
 
 from absl import app, flags
+from app_start import quiet_native_stderr
 from benchmarks import device
 from benchmarks.figures import figure, table
 from benchmarks.machine import foreign_seconds, machine, versions
@@ -134,12 +135,11 @@ def measure(part):
         return device.device_figures(FLAGS)
     if part == "import":
         return import_figures(), []
-    import benchmarks.parts
-
-    if part not in ("steps", "precision", "losses"):
-        module = importlib.import_module(f"benchmarks.{part}")
-        return getattr(module, f"{part}_figures")(FLAGS), []
-    return getattr(benchmarks.parts, f"{part}_figures")(FLAGS), []
+    module = "parts" if part in ("steps", "precision", "losses") else part
+    with quiet_native_stderr():
+        importlib.import_module("sd_keras")  # first, as it sets TensorFlow's environment
+        module = importlib.import_module(f"benchmarks.{module}")
+    return getattr(module, f"{part}_figures")(FLAGS), []
 
 
 def import_figures():
@@ -237,5 +237,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     app.run(main)

@@ -11,20 +11,20 @@ of this machine, of the Keras network or of an exported SavedModel or .tflite fi
 one file with its plots and loads nothing. Digits take 20 s on two cores.
 """
 
-import os
 import pathlib
 import shlex
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import finished_run
 import promises
 from absl import app, flags
+from app_start import lazy_import, quiet_native_stderr
 from benchmarks.machine import machine
 
-import sd_keras
-from sd_keras import checkpoints, inference, report, results_card
+sd_keras = lazy_import("sd_keras")
+checkpoints = lazy_import("sd_keras.checkpoints")
+report = lazy_import("sd_keras.report")
+results_card = lazy_import("sd_keras.results_card")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
@@ -33,7 +33,7 @@ flags.DEFINE_string("artifact", None, "SavedModel or .tflite file to time instea
 flags.DEFINE_string("output", None, "folder for the card (default: card, beside the network)")
 flags.DEFINE_string("title", None, "of the card (default: name of the network's folder)")
 flags.DEFINE_string("hardware", None, "what the network was trained on, for the head")
-flags.DEFINE_enum("early_exit", "max_probability", list(inference.RULES), "rule to leave by")
+flags.DEFINE_enum("early_exit", "max_probability", finished_run.RULES, "rule to leave by")
 flags.DEFINE_float("confidence_level", 0.95, "how surely drops are kept on new images; 0: no")
 flags.DEFINE_string("policy", None, "thresholds that apps/evaluate.py --policy wrote, measured too")
 flags.DEFINE_integer("rounds", 15, "calls of which a time is the median; 0 for no times", 0)
@@ -141,7 +141,8 @@ def latency(network, plain, images):
     is_file, path = FLAGS.artifact.endswith(".tflite"), pathlib.Path(FLAGS.artifact).resolve()
     measure = results_card.lite_latencies if is_file else results_card.saved_model_latencies
     try:
-        times = measure(FLAGS.artifact, images, rounds=FLAGS.rounds, network=network)
+        with quiet_native_stderr():
+            times = measure(FLAGS.artifact, images, rounds=FLAGS.rounds, network=network)
     except ValueError as error:
         raise ValueError(f"`artifact` does not fit: {error}") from None
     name = path.name if is_file else "/".join(path.parts[-2:])

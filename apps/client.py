@@ -11,16 +11,14 @@ the exit that answered where there is one. gRPC needs `pip install 'sd_keras[ser
 import base64
 import http.client
 import json
-import os
 import pathlib
 import sys
 import urllib.error
 import urllib.request
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
 from absl import app, flags
+from app_start import quiet_native_stderr
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("address", None, "host:port; localhost with TF Serving's port by default")
@@ -195,9 +193,10 @@ def text_of(error):
 def ask_grpc(address, signature, encoded, thresholds):
     """Returns the answer's arrays by name, over gRPC."""
     try:
-        import grpc
-        import tensorflow as tf
-        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+        with quiet_native_stderr():
+            import grpc
+            import tensorflow as tf
+            from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
     except ImportError as error:
         raise ClientError(
             f"gRPC needs `pip install 'sd_keras[serving]'`, or use --rest ({error})"

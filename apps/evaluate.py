@@ -14,18 +14,20 @@ they come to on the test images (docs/inference.md).
 
 import dataclasses
 import json
-import os
 import pathlib
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import finished_run
 import promises
 from absl import app, flags
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import analysis, checkpoints, inference, report
+sd_keras = lazy_import("sd_keras")
+analysis = lazy_import("sd_keras.analysis")
+checkpoints = lazy_import("sd_keras.checkpoints")
+inference = lazy_import("sd_keras.inference")
+compiled = lazy_import("sd_keras.inference.compiled")
+report = lazy_import("sd_keras.report")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
@@ -33,7 +35,7 @@ flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "which image
 flags.DEFINE_integer("batch_size", 256, "images per forward pass", 1)
 flags.DEFINE_integer("bins", 15, "of the calibration error", 1)
 flags.DEFINE_string("output", None, "JSON file for the figures")
-flags.DEFINE_enum("early_exit", None, list(inference.RULES), "rule by which images leave early")
+flags.DEFINE_enum("early_exit", None, finished_run.RULES, "rule by which images leave early")
 flags.DEFINE_float("max_drop", None, "of the accuracy; 0.01, one point, unless --max_macs is given")
 flags.DEFINE_float("max_macs", None, "average multiply-accumulates, in millions", 0)
 flags.DEFINE_float("confidence_level", 0.95, "how surely that holds on new images; 0: as it comes")
@@ -101,8 +103,7 @@ def check_early_exit(splits):
 def evaluate_early_exit(network, validation, test):
     """Chooses thresholds on one split, measures them on the other; returns what JSON can hold."""
     logits, test_logits = (
-        network.predict(images, batch_size=FLAGS.batch_size, verbose=0)
-        for images, _ in (validation, test)
+        compiled.predict(network, images, FLAGS.batch_size) for images, _ in (validation, test)
     )
     costs = inference.path_costs(network)
     no_target = FLAGS.max_drop is None and FLAGS.max_macs is None

@@ -12,33 +12,31 @@ and temperatures (fitted on the validation images) are asked for. Prints what wa
 to use it (docs/serving.md, docs/edge.md). A digits network takes 10 to 20 s.
 """
 
-import os
 import pathlib
 import re
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import artifacts
 import finished_run
 import numpy as np
 import promises
 from absl import app, flags, logging
+from app_start import lazy_import, quiet_native_stderr
 
-from sd_keras import export, inference
-from sd_keras.export import parts
-from sd_keras.export.encoded_images import PREPROCESSING
+export = lazy_import("sd_keras.export")
+parts = lazy_import("sd_keras.export.parts")
+inference = lazy_import("sd_keras.inference")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
 flags.adopt_module_key_flags(artifacts)
 flags.DEFINE_integer("representative", 200, "training images that int8 is calibrated on", 1)
 flags.DEFINE_string("policy", None, "thresholds that apps/evaluate.py --policy wrote")
-flags.DEFINE_enum("early_exit", None, list(inference.RULES), "choose thresholds by this rule")
+flags.DEFINE_enum("early_exit", None, finished_run.RULES, "choose thresholds by this rule")
 flags.DEFINE_float("max_drop", 0.01, "of the accuracy, that thresholds may cost", 0, 1)
 flags.DEFINE_float("confidence_level", 0.95, "how surely that holds on new images; 0: as it comes")
 flags.DEFINE_bool("calibrate", False, "fit a temperature per exit to the validation images")
-flags.DEFINE_enum("preprocessing", "resize", PREPROCESSING, "of encoded images")
+flags.DEFINE_enum("preprocessing", "resize", ["resize", "center_crop"], "of encoded images")
 flags.DEFINE_string("class_names", None, "text file with the name of one class a line")
 # Which kinds a flag says something to.
 OF_KINDS = {
@@ -85,7 +83,8 @@ def run():
             parts.check_machine(kind, kind.removesuffix("_cascade"))
     arguments = arguments_for(network, kinds)
     for kind, path in paths.items():
-        getattr(export, kind)(network, path, **arguments[kind])
+        with quiet_native_stderr():
+            getattr(export, kind)(network, path, **arguments[kind])
         print(f"{path}  {artifacts.size(path) / 1e6:.2f} MB")
         for line in artifacts.how_to_use(kind, path):
             print(f"    {line}")

@@ -6,9 +6,10 @@ import pathlib
 
 import run_data
 from absl import flags
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import checkpoints
+sd_keras = lazy_import("sd_keras")
+checkpoints = lazy_import("sd_keras.checkpoints")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -23,6 +24,8 @@ flags.DEFINE_float(
     "validation", 0.1, "share of the training images held out, by default as in the run", 0, 0.9
 )
 flags.DEFINE_integer("seed", 0, "of the validation split; that of the run by default", 0)
+# As `sd_keras.inference.RULES`, which is not imported before flags are parsed.
+RULES = ("max_probability", "entropy", "margin", "agreement")
 # In the order of the arguments of `data.load`.
 DATA_FLAGS = ("dataset", "data_dir", "image_size", "validation", "seed")
 

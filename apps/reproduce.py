@@ -12,23 +12,20 @@ The same command goes on where it stopped. The last epoch is measured, on the te
 nothing is chosen on these. docs/reproduction.md says what each row costs.
 """
 
-import os
 import pathlib
 import re
 import signal
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import reproduction.page
 import reproduction.runs
 import reproduction.steps
 import reproduction.tables
 from absl import app, flags
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import checkpoints
-from sd_keras.backup import PREEMPTED
+sd_keras = lazy_import("sd_keras")
+checkpoints = lazy_import("sd_keras.checkpoints")
 
 # What fits two cores: a run takes about a minute, or a few. Flags that are given stand before it.
 SMALL = {
@@ -142,7 +139,7 @@ def reproduce(output):
         print("time is over; the same command goes on", file=sys.stderr)
     if failed:
         return 1  # whoever goes on while there is more to do would do so for ever
-    return PREEMPTED if is_over else 0
+    return sd_keras.backup.PREEMPTED if is_over else 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What a run makes of its data: the part it trains on, and the views it draws."""
 
 import numpy as np
+from app_start import lazy_import
 
-from sd_keras import distortions
+distortions = lazy_import("sd_keras.distortions")
 
 STRONG = {
-    "affine": distortions.Affine,
-    "perspective": distortions.Perspective,
-    "thin_plate_spline": distortions.ThinPlateSpline,
-    "color": distortions.Color,
+    "affine": "Affine",
+    "perspective": "Perspective",
+    "thin_plate_spline": "ThinPlateSpline",
+    "color": "Color",
 }
 
 
@@ -40,5 +41,6 @@ def distortion_of(settings, input_shape, dataset, seed):
     first = distortions.CropFlip(padding, flip, seed=seed)
     names = [name for name in settings.get("distortion") or () if name != "crop_flip"]
     # Two of a kind would draw the same from one seed.
-    others = [STRONG[name](seed=seed + index) for index, name in enumerate(names)]
+    kinds = [getattr(distortions, STRONG[name]) for name in names]
+    others = [kind(seed=seed + index) for index, kind in enumerate(kinds)]
     return distortions.Chain([first, *others]) if others else first

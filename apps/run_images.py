@@ -2,8 +2,9 @@
 
 import run_data
 from absl import flags
+from app_start import lazy_import
 
-import sd_keras
+sd_keras = lazy_import("sd_keras")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("padding", None, "pixels of crop padding (default: an eighth)", 0)

@@ -3,10 +3,11 @@
 import pathlib
 
 from absl import flags
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import checkpoints
-from sd_keras.models.maps import logits_of
+sd_keras = lazy_import("sd_keras")
+checkpoints = lazy_import("sd_keras.checkpoints")
+maps = lazy_import("sd_keras.models.maps")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -78,7 +79,7 @@ def load_teacher(input_shape, num_classes, file=None):
     except (ValueError, OSError) as error:
         message = str(error).replace("`network`", "`teacher`").replace("network=", "teacher=")
         raise ValueError(message) from None
-    classes = logits_of(teacher, "teacher").shape[-1]
+    classes = maps.logits_of(teacher, "teacher").shape[-1]
     if teacher.input_shape[1:] != tuple(input_shape) or classes != num_classes:
         raise ValueError(
             f"`teacher` must take images of shape {tuple(input_shape)} and know {num_classes} "

@@ -2,10 +2,11 @@
 
 import re
 
-import keras
 from absl import flags
+from app_start import lazy_import
 
-import sd_keras
+keras = lazy_import("keras")
+sd_keras = lazy_import("sd_keras")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("epochs", 60, "epochs", 1)

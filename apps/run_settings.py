@@ -6,9 +6,10 @@ import pathlib
 import sys
 
 from absl import flags
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import schedules
+sd_keras = lazy_import("sd_keras")
+schedules = lazy_import("sd_keras.schedules")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(

@@ -1,4 +1,4 @@
-"""Flags of how a small-image run is carried out, and what follows from them for `fit`."""
+"""How a small-image run is carried out: its batches, its callbacks and its time."""
 
 import importlib.util
 import math
@@ -13,23 +13,9 @@ from run_machine import EpochSeconds
 import sd_keras
 from sd_keras import checkpoints, report
 from sd_keras.backup import PREEMPTED
+from sd_keras.inference.compiled import predict
 
 FLAGS = flags.FLAGS
-flags.DEFINE_bool(
-    "on_device", False, "keep the images on the device, and run many steps in one program"
-)
-flags.DEFINE_float(
-    "minutes",
-    None,
-    "train no longer than this, but an epoch at least: end between two with exit code 75, to go "
-    "on by the same command",
-    0,
-)
-flags.DEFINE_float(
-    "checkpoint_minutes", 0, "wait so long between two checkpoints; 0 for one an epoch", 0
-)
-# They say how to run, not what: they may change when a run is resumed.
-NAMES = ("on_device", "minutes", "checkpoint_minutes")
 STARTED = time.monotonic()
 CHECKED = 32  # images whose answers are compared
 
@@ -101,7 +87,7 @@ def check_compiled(network, images):
     Compilers have computed wrongly, and training would tell only behind its last epoch. The
     program is that of the measurements at the end, if so many images are a batch there.
     """
-    compiled = network.predict(images, len(images), verbose=0)
+    compiled = predict(network, images, len(images))
     few = images[:CHECKED]
     for name, expected in network(few, training=False).items():
         expected = keras.ops.convert_to_numpy(keras.ops.cast(expected, "float32"))

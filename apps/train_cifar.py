@@ -11,31 +11,31 @@ saved_model/1, results.json, log.csv and TensorBoard files.
 """
 
 import json
-import os
 import pathlib
 import shlex
 import shutil
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
 import run_data
 import run_images
 import run_networks
 import run_recipe
 import run_settings
-import run_training
 from absl import app, flags, logging
-from run_machine import hardware, training_seconds
+from app_start import lazy_import
 from run_settings import build_method, settings_of_run
 
-import sd_keras
-from sd_keras import analysis, checkpoints, report
+keras = lazy_import("keras")
+sd_keras = lazy_import("sd_keras")
+analysis = lazy_import("sd_keras.analysis")
+checkpoints = lazy_import("sd_keras.checkpoints")
+report = lazy_import("sd_keras.report")
+run_machine = lazy_import("run_machine")
+run_training = lazy_import("run_training")
 
 FLAGS = flags.FLAGS
-for module in (run_settings, run_recipe, run_images, run_networks, run_training):
+for module in (run_settings, run_recipe, run_images, run_networks):
     flags.adopt_module_key_flags(module)
 flags.DEFINE_string("dataset", "digits", "digits, a TFDS name, folder:PATH or npz:PATH")
 flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
@@ -52,8 +52,22 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool("export", True, "write saved_model/1")
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run; resumes what it holds")
+flags.DEFINE_bool(
+    "on_device", False, "keep the images on the device, and run many steps in one program"
+)
+flags.DEFINE_float(
+    "minutes",
+    None,
+    "train no longer than this, but an epoch at least: end between two with exit code 75, to go "
+    "on by the same command",
+    0,
+)
+flags.DEFINE_float(
+    "checkpoint_minutes", 0, "wait so long between two checkpoints; 0 for one an epoch", 0
+)
 # Flags that say how to run, not what: they may change when a run is resumed.
-FREE_FLAGS = ("workdir", "data_dir", "compare", "export", *run_training.NAMES)
+FREE_FLAGS = ("workdir", "data_dir", "compare", "export")
+FREE_FLAGS += ("on_device", "minutes", "checkpoint_minutes")
 
 
 def main(argv):
@@ -138,7 +152,7 @@ def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
         batches = run_training.batches_of(method_name, images, labels, epoch)
         run_training.fit(model, batches, splits.validation, workdir, epoch)
     about = {"seconds": round(time.perf_counter() - start, 1), "resumed_after_epoch": epoch}
-    about["training_seconds"] = training_seconds(workdir / "seconds.json", FLAGS.epochs)
+    about["training_seconds"] = run_machine.training_seconds(workdir / "seconds.json", FLAGS.epochs)
     about["flags"] = settings(model_name, method_name)
     return finish(model.network, splits, workdir, about)
 
@@ -212,7 +226,7 @@ def finish(network, splits, workdir, about_run):
         "measured": measured,
         **about_run,
         "versions": report.versions(),
-        "hardware": hardware(),
+        "hardware": run_machine.hardware(),
         "command": shlex.join(["python", *sys.argv]),
     }
     checkpoints.write_json(workdir / "results.json", results)

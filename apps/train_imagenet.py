@@ -12,24 +12,25 @@ this project; docs/training.md says what was.
 
 import dataclasses
 import json
-import os
 import pathlib
 import shlex
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
 import run_networks
 import run_settings
-import tensorflow as tf
 from absl import app, flags, logging
-from run_machine import hardware
+from app_start import lazy_import
 from run_settings import build_method, of_any_place, settings_of_run
 
-import sd_keras
-from sd_keras import checkpoints, distribute, recipes, report, run_files
-from sd_keras.backup import PREEMPTED
+keras = lazy_import("keras")
+sd_keras = lazy_import("sd_keras")
+checkpoints = lazy_import("sd_keras.checkpoints")
+distribute = lazy_import("sd_keras.distribute")
+recipes = lazy_import("sd_keras.recipes")
+report = lazy_import("sd_keras.report")
+run_files = lazy_import("sd_keras.run_files")
+run_machine = lazy_import("run_machine")
+tf = lazy_import("tensorflow")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(run_settings)
@@ -39,10 +40,13 @@ flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
 flags.DEFINE_string("train_split", "train", "images to train on; of TFDS also a part of a split")
 flags.DEFINE_string("eval_split", "validation", "images to measure on; nothing is chosen by them")
 flags.DEFINE_float("max_bad_images", 0.01, "unreadable images, a share or a number, to stop at", 0)
-flags.DEFINE_enum("model", "resnet50", list(sd_keras.models.MODELS), "the backbone")
+flags.DEFINE_string("model", "resnet50", "the backbone, a name of sd_keras.models.MODELS")
 flags.DEFINE_enum("stem", "imagenet", ["cifar", "imagenet"], "stem of the network")
 flags.DEFINE_enum(
-    "recipe", None, list(recipes.RECIPES), "see sd_keras.recipes (default: the network's paper's)"
+    "recipe",
+    None,
+    ["resnet", "vgg", "alexnet", "modern"],
+    "see sd_keras.recipes (default: the network's paper's)",
 )
 flags.DEFINE_integer("epochs", None, "in place of the recipe's", 1)
 flags.DEFINE_integer(
@@ -52,7 +56,9 @@ flags.DEFINE_float("learning_rate", None, "in place of the recipe's", 0)
 flags.DEFINE_float("weight_decay", None, "in place of the recipe's", 0)
 flags.DEFINE_integer("image_size", None, "in place of the recipe's", 1)
 flags.DEFINE_integer("accumulate", 1, "steps whose gradients are averaged for one update", 1)
-flags.DEFINE_enum("strategy", "none", distribute.STRATEGIES, "how to use several devices")
+flags.DEFINE_enum(
+    "strategy", "none", ["none", "mirrored", "multi_worker", "tpu"], "how to use several devices"
+)
 flags.DEFINE_bool("synchronize", False, "normalise over the batches of all replicas")
 flags.DEFINE_bool("xla", False, "compile the step by XLA; not with several replicas")
 flags.DEFINE_integer("steps_per_execution", 1, "steps between two returns to Python", 1)
@@ -78,7 +84,7 @@ def main(argv):
     try:
         run(pathlib.Path(FLAGS.workdir))
     except SystemExit as stop:
-        if stop.code == PREEMPTED:
+        if stop.code == sd_keras.backup.PREEMPTED:
             print("stopped as SIGTERM asked; the same command goes on here", file=sys.stderr)
         raise
     except KeyboardInterrupt:
@@ -92,7 +98,7 @@ def main(argv):
         several = FLAGS.strategy == "multi_worker"
         what = "another worker has ended" if several else "error"
         print(f"{what}: {error.message.splitlines()[0]}", file=sys.stderr)
-        sys.exit(PREEMPTED if several else 1)
+        sys.exit(sd_keras.backup.PREEMPTED if several else 1)
 
 
 def run(workdir):
@@ -129,6 +135,11 @@ def run(workdir):
 
 def recipe_of_flags():
     """Returns the recipe with the figures that flags give in place of its own."""
+    if FLAGS.model not in sd_keras.models.MODELS:
+        raise ValueError(
+            f"`model` must be one of {', '.join(sd_keras.models.MODELS)}. "
+            f"Received: model={FLAGS.model!r}"
+        )
     recipe = recipes.RECIPES[FLAGS.recipe or recipes.of_network(FLAGS.model)]
     names = ("epochs", "batch_size", "learning_rate", "weight_decay", "image_size")
     given = {name: getattr(FLAGS, name) for name in names}
@@ -233,7 +244,7 @@ def finish(model, held, workdir, bad_images):
         "flags": settings_of_run(FREE_FLAGS),
         "recipe": json.loads((workdir / "recipe.json").read_text()),
         "versions": report.versions(),
-        "hardware": hardware(),
+        "hardware": run_machine.hardware(),
         "command": shlex.join(["python", *sys.argv]),
     }
     checkpoints.write_json(workdir / "results.json", results)

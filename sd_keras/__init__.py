@@ -1,5 +1,7 @@
 """Self-distillation for image classifiers on Keras 3."""
 
+from sd_keras import processor as processor  # isort: split
+
 from sd_keras import (
     adversary,
     analysis,

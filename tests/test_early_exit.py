@@ -9,6 +9,7 @@ from test_losses import softmax
 
 import sd_keras
 from sd_keras import inference
+from sd_keras.inference.compiled import predict
 from sd_keras.models import sections
 
 
@@ -23,6 +24,33 @@ def network():
 @pytest.fixture
 def policy(network, images):
     return halving_policy(network.predict(images, verbose=0))
+
+
+class Counted(keras.layers.Layer):
+    """Counts how often it is traced."""
+
+    calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return x
+
+
+def test_predict_compiles_once_for_batches_of_all_sizes(images):
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(Counted(name="counted")(image))
+    model = keras.Model(image, {"sums": keras.layers.Dense(2, name="dense")(x)})
+    counted = model.get_layer("counted")
+    calls = counted.calls
+    for rows, batch_size in ((32, 12), (32, 32), (5, 32)):
+        expected = model(images[:rows], training=False)["sums"]
+        got = predict(model, images[:rows], batch_size)["sums"]
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-3)
+    assert counted.calls == calls + 3 + 1
+    kernel = model.get_layer("dense").kernel
+    kernel.assign(2 * kernel)
+    np.testing.assert_allclose(predict(model, images[:5])["sums"], 2 * got, rtol=1e-5, atol=1e-3)
+    assert counted.calls == calls + 3 + 1
 
 
 @pytest.mark.parametrize("rule", inference.RULES)

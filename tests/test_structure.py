@@ -25,6 +25,7 @@ LEVELS = {
     "report": 0,
     "results_card": 3,
     "preemption": 0,
+    "processor": 0,
     "version": 0,
     "inference": 2,
     "replicas": 0,

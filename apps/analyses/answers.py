@@ -6,8 +6,9 @@ Each takes a list of one or two Subjects and the Settings of analyze.py, and ret
 import analyses.plots as plots
 import numpy as np
 from analyses.page import Result
+from app_start import lazy_import
 
-from sd_keras import analysis
+analysis = lazy_import("sd_keras.analysis")
 
 
 def components(subjects, settings):

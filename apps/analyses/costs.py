@@ -4,9 +4,12 @@ import pathlib
 
 import finished_run
 from absl import flags
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import analysis, checkpoints, report
+sd_keras = lazy_import("sd_keras")
+analysis = lazy_import("sd_keras.analysis")
+checkpoints = lazy_import("sd_keras.checkpoints")
+report = lazy_import("sd_keras.report")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("input_shape", None, "height,width,channels (default: the network's own)")

@@ -6,8 +6,10 @@ import html
 import io
 from dataclasses import dataclass, field
 
-from sd_keras import checkpoints
-from sd_keras.results_card.page import STYLE
+from app_start import lazy_import
+
+checkpoints = lazy_import("sd_keras.checkpoints")
+card_page = lazy_import("sd_keras.results_card.page")
 
 MOST_ROWS = 16
 OWN_STYLE = """
@@ -106,7 +108,7 @@ def _page(title, facts, parts):
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>\n<style>{STYLE}{OWN_STYLE}</style>\n</head>\n<body>",
+            f"<title>{title}</title>\n<style>{card_page.STYLE}{OWN_STYLE}</style>\n</head>\n<body>",
             f"<h1>{title}</h1>\n<dl>{pairs}</dl>",
             *parts,
             "</body>\n</html>\n",

@@ -3,8 +3,9 @@
 import functools
 
 import run_data
+from app_start import lazy_import
 
-import sd_keras
+sd_keras = lazy_import("sd_keras")
 
 # Methods that need nothing beside the network and its data.
 ALONE = ("baseline", "two_branch", "deep_supervision", "be_your_own_teacher", "data_distortion")

@@ -8,9 +8,11 @@ import warnings
 import analyses.plots as plots
 import numpy as np
 from analyses.page import Result
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import analysis, corruptions
+sd_keras = lazy_import("sd_keras")
+analysis = lazy_import("sd_keras.analysis")
+corruptions = lazy_import("sd_keras.corruptions")
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

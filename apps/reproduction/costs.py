@@ -3,9 +3,11 @@
 import functools
 
 import reproduction.runs
+from app_start import lazy_import
 
-import sd_keras
-from sd_keras import analysis, methods
+sd_keras = lazy_import("sd_keras")
+analysis = lazy_import("sd_keras.analysis")
+methods = lazy_import("sd_keras.methods")
 
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet2012": 1_281_167, "digits": 1_438}
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000, "digits": 10}

@@ -7,10 +7,11 @@ import pathlib
 import re
 
 import reproduction.runs
+from app_start import lazy_import
 from reproduction.tables import tables
 
-from sd_keras import checkpoints
-from sd_keras.results_card.page import STYLE
+checkpoints = lazy_import("sd_keras.checkpoints")
+card_page = lazy_import("sd_keras.results_card.page")
 
 NOTE = (
     "Accuracy in percent of the test images after the last epoch; nothing was chosen on them. "
@@ -169,7 +170,7 @@ def as_html(sections):
             body.append(f'<p class="note">{html.escape(part["note"])}</p>')
     head = '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    head += f"<title>Reproduction</title>\n<style>{STYLE}</style>\n</head>\n<body>"
+    head += f"<title>Reproduction</title>\n<style>{card_page.STYLE}</style>\n</head>\n<body>"
     return "\n".join([head, *body, "</body>\n</html>\n"])
 
 

@@ -10,9 +10,10 @@ import reproduction.costs
 import reproduction.figures
 import reproduction.page
 import reproduction.runs
+from app_start import lazy_import
 
-from sd_keras import report
-from sd_keras.backup import PREEMPTED
+backup = lazy_import("sd_keras.backup")
+report = lazy_import("sd_keras.report")
 
 SCALED = "SCALED DOWN ({}): other runs than a paper's, not to be compared with its figures."
 TEST_IMAGES = 10_000  # of both CIFAR sets: all of them
@@ -84,7 +85,7 @@ def carry_out(runs, scale, output, minutes=None):
         if index and left is not None and left < LAST_MINUTES:
             return failed, True
         why = _carry_out(where, run, seed, scale, output, left)
-        if why == PREEMPTED:
+        if why == backup.PREEMPTED:
             return failed, True
         if why:
             failed.append(f"{name}: {why}")
@@ -102,7 +103,7 @@ def _carry_out(where, run, seed, scale, output, minutes):
             return "another process trains it"
         command = reproduction.runs.command_of(run, scale, seed, output, minutes)
         code = _call(where, command, lock)
-    return code if code == PREEMPTED else code and f"exit code {code}"
+    return code if code == backup.PREEMPTED else code and f"exit code {code}"
 
 
 def _teacher_of(run, seed, scale):

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 
-from sd_keras.analysis.inputs import checked_labels
+from sd_keras.analysis.inputs import checked
 from sd_keras.analysis.predictions import weighted_gap
 from sd_keras.data.stream import saying_why
 from sd_keras.inference import ensemble_logits
 from sd_keras.inference.arrays import class_numbers, exits_of, log_softmax
+from sd_keras.inference.compiled import predict
 from sd_keras.models.exits import exit_names
 
 
@@ -40,11 +41,11 @@ def evaluate_exits(network, images, labels=None, batch_size=256, bins=15):
         parts = []
         with saying_why(images):
             for batch, numbers, weights in images.dataset().as_numpy_iterator():
-                outputs = network.predict_on_batch(batch[weights > 0])
+                outputs = predict(network, batch[weights > 0])
                 parts.append(_answers(network, outputs, numbers[weights > 0]))
     else:
-        labels = checked_labels(network, images, labels)
-        outputs = network.predict(images, batch_size=batch_size, verbose=0)
+        images, labels = checked(network, images, labels)
+        outputs = predict(network, images, batch_size)
         parts = [_answers(network, outputs, labels)]
     names = [*exit_names(network), "ensemble"]
     joined = {name: np.concatenate([part[name] for part in parts], axis=1) for name in names}

@@ -17,6 +17,7 @@ from sd_keras.analysis.inputs import (
     numbers,
 )
 from sd_keras.inference.arrays import blocks
+from sd_keras.inference.compiled import predict
 from sd_keras.models.exits import exit_names
 
 VARIABLES = ("kernels", "trainable")
@@ -127,7 +128,7 @@ def unit_ablation(
     if replace not in REPLACEMENTS:
         raise ValueError(f"`replace` must be one of {REPLACEMENTS}. Received: replace={replace!r}")
     classifiers = {name: _classifier(network, name) for name in exit_names(network)}
-    outputs = network.predict(images, batch_size=batch_size, verbose=0)
+    outputs = predict(network, images, batch_size)
     found = {}
     for name, features in features_by_exit(outputs).items():
         off = _switched_off(features.shape[1], shares, draws, seed)

@@ -12,6 +12,7 @@ from sd_keras.analysis.inputs import (
 )
 from sd_keras.distortions.chain import apply
 from sd_keras.inference.arrays import class_numbers, log_softmax
+from sd_keras.inference.compiled import predict
 
 
 def agreement(logits, labels=None):
@@ -171,7 +172,7 @@ def _outputs(network, images, distortion, batch_size):
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     views = [apply(distortion, ops.convert_to_tensor(batch)) for batch in batches]
     view = np.concatenate([ops.convert_to_numpy(each) for each in views])
-    return network.predict(view, batch_size=batch_size, verbose=0)
+    return predict(network, view, batch_size)
 
 
 def _compared(a, b):

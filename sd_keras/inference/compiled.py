@@ -1,6 +1,7 @@
 """A functional model as a compiled function of its input tensors, by backend."""
 
 import keras
+import numpy as np
 
 
 def compiled(model):
@@ -19,6 +20,38 @@ def compiled(model):
     by_backend = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}
     run = by_backend[keras.config.backend()](model)
     return lambda tensors: run(keras.tree.pack_sequence_as(model.input, tensors))
+
+
+def predict(model, images, batch_size=256):
+    """Returns what `model.predict` returns, but compiles once for batches of all sizes.
+
+    `model.predict` is compiled for the first size of batch, and again when another follows:
+    TensorFlow warns of this once several networks have been measured. Here the function is kept
+    with the model until that has other variables. Under jax it compiles for each size of batch,
+    and the last batch is filled up to the size of the others.
+
+    Args:
+        model: functional model with one input.
+        images: array `(n, …)`, n at least 1.
+        batch_size: images per forward pass.
+
+    Returns:
+        The model's outputs, arrays `(n, …)`.
+    """
+    function = getattr(model, "_compiled_function", None)
+    if function is None or [*map(id, function.variables)] != [*map(id, model.variables)]:
+        function = model._compiled_function = compiled(model)
+        function.variables = model.variables
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        rows = len(batch)
+        if keras.config.backend() == "jax" and start:
+            batch = np.concatenate([batch, np.repeat(batch[:1], batch_size - rows, axis=0)])
+        outputs = function([keras.ops.convert_to_tensor(batch)])
+        outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+        parts.append(keras.tree.map_structure(lambda each, n=rows: each[:n], outputs))
+    return keras.tree.map_structure(lambda *each: np.concatenate(each), *parts)
 
 
 def _by_tensorflow(model):

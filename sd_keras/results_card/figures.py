@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from sd_keras import analysis, inference
+from sd_keras.inference.compiled import predict
 from sd_keras.inference.outcome import measures
 from sd_keras.models.exits import exit_names
 
@@ -54,7 +55,7 @@ def figures(network, validation, test, baseline=None, batch_size=256, bins=15, *
 
 
 def _logits(network, images, batch_size):
-    outputs = network.predict(images, batch_size=batch_size, verbose=0)
+    outputs = predict(network, images, batch_size)
     return {name: outputs[name] for name in exit_names(network)}
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from sd_keras import methods
+from sd_keras import methods, processor
 from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import balance, checks, labels
@@ -115,6 +115,17 @@ class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
         self._companions = companions if companions.others else None
         if self.method.balance is not None:
             self.classifiers = balance.classifiers_of(self.network)
+
+    def compile(self, *args, **kwargs):
+        """Configures the model as `keras.Model.compile`; warns where bfloat16 is slow."""
+        if any(layer.compute_dtype == "bfloat16" for layer in self.network.layers):
+            processor.warn_of_slow_bfloat16()
+        super().compile(*args, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model. Keras would leave it out since `compile` is overridden."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def call(self, inputs, training=None):
         """Runs the network once.

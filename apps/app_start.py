@@ -1,0 +1,57 @@
+"""How apps import Keras and what builds on it: when it is first used, and without its notes.
+
+`--help` and wrong flags are answered before anything heavy is loaded. While it loads, what
+native libraries write to stderr is kept from the terminal, unless TF_CPP_MIN_LOG_LEVEL is set to
+less than 3; warnings and errors of Python are shown at all times.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+import types
+
+IS_QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"
+
+
+class LazyModule(types.ModuleType):
+    """Stands for a module and imports it when one of its attributes is first read."""
+
+    def __getattr__(self, name):
+        if self.__name__ not in sys.modules:
+            with quiet_native_stderr():
+                importlib.import_module("sd_keras")  # first, as it sets TensorFlow's environment
+                importlib.import_module(self.__name__)
+        return getattr(sys.modules[self.__name__], name)
+
+
+def lazy_import(name):
+    """Returns a module if it is imported already, or else a `LazyModule` that stands for it."""
+    return sys.modules.get(name) or LazyModule(name)
+
+
+@contextlib.contextmanager
+def quiet_native_stderr():
+    """Discards what is written to the file descriptor of stderr, unless an exception passes.
+
+    `sys.stderr` still reaches the terminal.
+    """
+    if not IS_QUIET:
+        yield
+        return
+    sys.stderr.flush()
+    terminal, python_stderr = os.dup(2), sys.stderr
+    with tempfile.TemporaryFile() as written, open(terminal, "w", buffering=1) as text:
+        os.dup2(written.fileno(), 2)
+        if python_stderr is sys.__stderr__:
+            sys.stderr = text
+        try:
+            yield
+        except BaseException:
+            written.seek(0)
+            os.write(terminal, written.read())
+            raise
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(terminal, 2)
