@@ -82,11 +82,18 @@ def smallest_network(input_shape=(8, 8, 1)):
     return sd_keras.attach_exits(keras.Model(image, x), num_classes=4, at=[])
 
 
-def tiny_model(method=None, distortion=None, at=None, compile_with=None, widths=(4, 8), **kwargs):
-    """A compiled SelfDistillModel of the tiny network."""
+def tiny_model(
+    method=None, distortion=None, at=None, compile_with=None, widths=(4, 8), eager=False, **kwargs
+):
+    """A compiled SelfDistillModel of the tiny network.
+
+    A traced step takes two seconds to begin and `eager` ones a quarter of one each: they are
+    for tests that run a few steps and say nothing about tracing.
+    """
     network = tiny_network(at=at, widths=widths)
     model = sd_keras.SelfDistillModel(network, method, distortion, **kwargs)
     settings = {"optimizer": sd_keras.optimizers.SGD(0.05), "metrics": ["accuracy"]}
+    settings |= {"run_eagerly": True} if eager else {}
     model.compile(**settings | (compile_with or {}))
     return model
 

@@ -115,9 +115,7 @@ SMALL_NETWORKS = {
     "bottleneck": lambda: models.resnet(SHAPE, "cifar", (1, 1, 1, 1), (8, 16, 24, 32), 4),
     "resnext": lambda: models.resnet(SHAPE, "cifar", (1, 1, 2), (8, 16, 32), 4, **GROUPS),
     "preact_resnet": lambda: models.preact_resnet(SHAPE, (1, 1, 1, 1), (8, 16, 24, 32), 8),
-    "wide_resnet": lambda: models.wide_resnet(SHAPE, 2, 1, "wide_resnet"),
     "pyramidnet": lambda: models.pyramidnet(SHAPE, 1, 48),
-    "densenet": lambda: models.densenet(SHAPE, 16),
     "densenet_bc": lambda: models.densenet(SHAPE, 16, bc=True),
 }
 # Of every builder one, and what else is built in a moment.
@@ -276,7 +274,7 @@ class TestEveryNetwork:
 
 
 AT_WORK = [pytest.param(n, marks=pytest.mark.slow) for n in COUNTS if n in DEEP]
-AT_WORK += large_except([n for n in COUNTS if n not in DEEP], {"resnet8", "resnet18", "vgg11_bn"})
+AT_WORK += large_except([n for n in COUNTS if n not in DEEP], {"resnet8", "vgg11_bn"})
 AT_WORK += SMALL_NETWORKS
 
 
