@@ -35,8 +35,8 @@ SPARSE = keras.losses.SparseCategoricalCrossentropy(True)
     "jit_compile,loss",
     [
         (False, None),
-        (True, None),
         (False, SPARSE),
+        pytest.param(True, None, marks=pytest.mark.large),
         pytest.param(True, SPARSE, marks=pytest.mark.large),
     ],
 )
@@ -92,7 +92,7 @@ def test_images_that_are_not_finite(labels):
         tiny_model(BYOT, eager=True).fit(wrong, labels, verbose=0)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.large)])
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(images, labels, jit_compile):
     import tensorflow as tf
 

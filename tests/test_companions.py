@@ -373,10 +373,19 @@ def test_epsilon_out_of_range_is_named(epsilon):
         adversary.FastGradientSign(epsilon)
 
 
-def test_compile_options_give_the_same_losses(images, labels):
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"run_eagerly": True},
+        pytest.param({"steps_per_execution": 2}, marks=pytest.mark.large),
+        pytest.param({"jit_compile": True}, marks=pytest.mark.large),
+    ],
+    ids=str,
+)
+def test_compile_options_give_the_same_losses(images, labels, option):
     method = methods.balanced(methods.knowledge_distillation(0.5) + methods.label_smoothing(0.5))
     losses = []
-    for options in ({}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}):
+    for options in ({}, option):
         keras.utils.set_random_seed(1)
         extra = {"teacher": teacher_of(), "adversary": adversary.FastGradientSign(2.0)}
         options = {"optimizer": optimizers.SGD(0.05), "jit_compile": False} | options

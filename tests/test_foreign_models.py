@@ -3,6 +3,7 @@
 Taps, the layers behind which exits stand, are written down by name where the name is stable.
 """
 
+import itertools
 import re
 
 import keras
@@ -495,9 +496,17 @@ def image_data_format():
     keras.config.set_image_data_format("channels_last")
 
 
-@pytest.mark.parametrize("everywhere", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("at", [None, [], ["relu_2"]])
+FORMATS = list(itertools.product((None, [], ["relu_2"]), (False, True), ("last", "first")))
+QUICK_FORMATS = [(None, True, "first"), (["relu_2"], False, "last")]
+
+
+@pytest.mark.parametrize(
+    "at,nested,everywhere",
+    [
+        pytest.param(*case, marks=() if case in QUICK_FORMATS else pytest.mark.large)
+        for case in FORMATS
+    ],
+)
 def test_channels_first(at, nested, everywhere, image_data_format):
     """The same numbers as the channels_last model with the same weights."""
     import tensorflow as tf
@@ -505,7 +514,7 @@ def test_channels_first(at, nested, everywhere, image_data_format):
     first, last = plain(data_format="channels_first"), plain()
     randomize(last)
     first.set_weights(last.get_weights())
-    image_data_format(everywhere)
+    image_data_format(f"channels_{everywhere}")
     networks = [attach_exits(around(b) if nested else b, 5, at=at) for b in (first, last)]
     assert taps(networks[0]) == taps(networks[1])
     networks[0].set_weights(networks[1].get_weights())

@@ -322,20 +322,37 @@ def test_mixed_precision_keeps_losses_in_float32(images, labels, policy):
     assert scaled == (policy == "mixed_float16")
 
 
+@pytest.fixture(scope="module")
+def fitted_losses():
+    """Losses of a fit by compile options, each fitted once."""
+    images = np.random.default_rng(1).integers(0, 256, (32, 8, 8, 1)).astype("uint8")
+    labels = np.random.default_rng(2).integers(0, 4, 32).astype("int32")
+    views = tuple(np.array(CropFlip(2, seed=s)(images)) for s in (1, 2))
+    losses = {}
+
+    def losses_with(settings):
+        key = str(settings)
+        if key not in losses:
+            keras.utils.set_random_seed(7)
+            model = tiny_model(methods.get(BOTH), compile_with={"jit_compile": False} | settings)
+            options = {"batch_size": 8, "shuffle": False, "epochs": 2, "verbose": 0}
+            losses[key] = model.fit(views, labels, **options).history["loss"]
+        return losses[key]
+
+    return losses_with
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}],
+    [
+        {"run_eagerly": True},
+        {"steps_per_execution": 2},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.large),
+    ],
     ids=lambda s: next(iter(s)),
 )
-def test_compile_options_give_the_same_losses(images, labels, settings):
-    views = tuple(np.array(CropFlip(2, seed=s)(images)) for s in (1, 2))
-    losses = []
-    for extra in ({"jit_compile": False}, settings):
-        keras.utils.set_random_seed(7)
-        model = tiny_model(methods.get(BOTH), compile_with=extra)
-        options = {"batch_size": 8, "shuffle": False, "epochs": 2, "verbose": 0}
-        losses.append(model.fit(views, labels, **options).history["loss"])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+def test_compile_options_give_the_same_losses(settings, fitted_losses):
+    np.testing.assert_allclose(fitted_losses(settings), fitted_losses({}), rtol=1e-4)
 
 
 @pytest.mark.parametrize("option", [{"gradient_accumulation_steps": 2}, {"use_ema": True}])
