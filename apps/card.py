@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import finished_run
 import promises
 from absl import app, flags
-from benchmarks.machine import machine
+from machine import machine
 
 import sd_keras
 from sd_keras import checkpoints, inference, report, results_card
