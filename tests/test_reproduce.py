@@ -433,6 +433,7 @@ def carried_out(tmp_path_factory):
     return output, done, list(answers.values())
 
 
+@pytest.mark.process
 def test_small_files_are_packed(carried_out):
     output, done, _ = carried_out
     assert done.returncode == 0, done.stderr[-3000:]
@@ -446,6 +447,7 @@ def test_small_files_are_packed(carried_out):
     assert wrong.returncode == 2 and b"usage" in wrong.stderr
 
 
+@pytest.mark.process
 def test_a_row_is_carried_out(carried_out):
     output, done, _ = carried_out
     assert done.returncode == 0, done.stderr[-3000:]
@@ -463,6 +465,7 @@ def test_a_row_is_carried_out(carried_out):
     assert results["flags"]["validation"] == 0 and list(results["measured"]) == ["test"]
 
 
+@pytest.mark.process
 def test_the_same_command_finds_it_finished(carried_out):
     output, done, ((code, planned), (again_code, again)) = carried_out
     assert code == again_code == 0
