@@ -221,7 +221,8 @@ def hub():
     return pytest.importorskip("keras_hub", reason="KerasHub is not installed").models
 
 
-@pytest.mark.parametrize("family", large_except(HUB, {"ViT"}))
+@pytest.mark.large
+@pytest.mark.parametrize("family", HUB)
 def test_keras_hub(family, hub):
     build, expected = HUB[family]
     backbone = build(hub, (32, 32, 3) if family == "ViT" else SHAPE)
@@ -285,13 +286,13 @@ def test_keras_hub_layers_that_cannot_be_followed(hub):
     "pooling,at,blocks",
     [
         ("token", ["transformer_block_2", "transformer_block_5"], [2, 5]),
-        ("average", 3, [2, 4]),
         *(
             pytest.param(*case, marks=pytest.mark.large)
             for case in [
                 ("average", ["transformer_block_2", "transformer_block_5"], [2, 5]),
                 ("token", None, [1, 3, 4]),
                 ("average", [0.5], [3]),
+                ("average", 3, [2, 4]),
             ]
         ),
     ],
