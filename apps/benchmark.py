@@ -1,14 +1,13 @@
-r"""Measures how fast sd_keras trains, each figure beside the bar it has to reach.
+r"""Measures how fast sd_keras is, each figure next to the bar it has to reach.
 
-    python apps/benchmark.py all --output results.json
-    python apps/benchmark.py steps --model resnet18 --batch_size 64 --num_classes 100
-    python apps/benchmark.py steps precision --precision float32,mixed_bfloat16 --repeats 10
-    python apps/benchmark.py torch                  # needs pip install '.[torch]'
-    python apps/benchmark.py train --model resnet50 --image_size 224 --batch_size 8 --workers
-    python apps/benchmark.py train --device         # on the machine's accelerator
-    python apps/benchmark.py --what=import
+    python apps/benchmark.py all --output=results.json
+    python apps/benchmark.py steps --model=resnet18 --batch_size=64 --num_classes=100
+    python apps/benchmark.py steps precision --precision=float32,mixed_bfloat16 --repeats=10
+    python apps/benchmark.py torch --model=resnet20         # needs pip install '.[torch]'
+    python apps/benchmark.py train --model=resnet50 --image_size=224 --batch_size=8 --workers
+    python apps/benchmark.py train --device                 # on the machine's accelerator
 
-One part or several, as words or by --what:
+One benchmark or several:
 
     steps       a step of each method against a step of the plain network
     torch       images per second against the same step written in plain PyTorch
@@ -18,32 +17,33 @@ One part or several, as words or by --what:
     losses      the objectives and their gradient, as a share of the step they belong to
     build       building a network with its exits, and cutting it, against the plain one
     input       images per second of the ImageNet input pipeline against decoding alone
-    companions  a step beside a teacher or a peer, against its parts
-    train       images per second at ImageNet's size, and their share of the processor's peak;
-                with --workers two worker processes against one process; with --device, and
-                then alone, see below
-    backup      what a backup every 50 steps costs, and how soon a run goes on from one
+    companions  a step with a teacher or a peer, against its parts
+    train       images per second at ImageNet's size, and their share of the processor's peak
+    workers     two worker processes against one process; also `train --workers`
+    device      every method, and the same in PyTorch, on the accelerator; also `train --device`
+    backup      what a backup every 50 steps costs, and how soon a resumed run trains
     inference   exported networks: how much faster each exit answers than the plain network in
                 a SavedModel, LiteRT and ONNX Runtime, and early exit at several mixes
     analysis    100 evaluations under noise on the weights against 100 plain ones
     import      the seconds that `import sd_keras` adds to `import keras`
-    all         all but companions, train, backup, inference and analysis, which take minutes; the
-                torch part is left out where PyTorch is not installed
+    all         all that take no minutes; torch only where PyTorch is installed
 
-What is compared runs in one process in turn, A B A B …, after two rounds of warm-up. A figure
-is the median of the ratios of the rounds, with the smallest and the largest beside it, so that
-a machine's other work hits both sides alike; the report says how many cores other programs
-kept busy, and `of fastest` is the ratio of the fastest calls of each side. The bars are for
-resnet18 with 100 classes at the default batch sizes. All this runs on the CPU; an accelerator
-is not used.
+Sides take turns, A B A B …, after rounds of warm-up. A figure is the median of the ratios of the
+rounds, so that a machine's other work affects both sides alike; `of fastest` is the ratio of the
+fastest calls. The report says how many cores other programs kept busy. The bars are for the
+default settings. All but `device` run on the CPU, in mixed_bfloat16 only where it has AVX512-BF16,
+unless --precision is set.
 
-`train --device` trains on the accelerator that Keras finds, with the backend that it is set to:
-the plain network, both papers' methods and their sum by the ordinary `fit` on
-`sd_keras.data.OnDevice`, and the same in plain PyTorch where it is installed. Of each the images
-per second, their share of the best product measured in the same run, the seconds to compile and
-the memory; and the ratios. 50,000 random images of 32x32 (--images) in batches of 128, in
-mixed_bfloat16 unless --precision is given. Each is a process of its own, a turn is an epoch.
-On a CPU give --images, --batch_size and --repeats, or it takes hours; --methods leaves some out.
+To add a benchmark, write a function in a module of apps/benchmarks that takes the `Settings`
+below and yields rows made by `harness.time_ratio`, `speed_ratio` or `figure`, or a str as a note:
+
+    def pooling(settings):
+        \"\"\"Our pooling against Keras's.\"\"\"
+        seconds = interleave({"ours": ours, "keras": theirs}, settings.repeats)
+        yield time_ratio("pooling, ours / Keras's", seconds, "ours", "keras", bar="<= 1.0")
+
+and add a line to BENCHMARKS and to the list above. What needs a process of its own for each side
+is a `harness.WorkerProcess`; see `imagenet.workers`.
 """
 
 import datetime
@@ -52,186 +52,196 @@ import importlib
 import importlib.util
 import json
 import os
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import app, flags
 from app_start import quiet_native_stderr
-from benchmarks import device
-from benchmarks.figures import figure, table
-from benchmarks.machine import foreign_seconds, machine, versions
+from benchmarks.device import VIEWS
+from benchmarks.harness import table
+from machine import machine, versions
 
-PARTS = (
-    "steps",
-    "torch",
-    "precision",
-    "distortion",
-    "losses",
-    "build",
-    "input",
-    "companions",
-    "train",
-    "backup",
-    "inference",
-    "analysis",
-    "import",
-)
-LONG_PARTS = ("companions", "train", "backup", "inference", "analysis")
 PRECISIONS = ("float32", "mixed_bfloat16")
-IMPORT_RUNS = 5
-# Both imports in one fresh interpreter: the difference between two whole start-ups would
-# drown in their noise, since `import keras` takes seconds.
-IMPORT_SCRIPT = """
-import time
-start = time.perf_counter()
-import keras
-middle = time.perf_counter()
-import sd_keras
-print(middle - start, time.perf_counter() - middle)
-"""
+
+
+class Benchmark(NamedTuple):
+    """A function of a module of apps/benchmarks, and the settings that its bars are for."""
+
+    function: str
+    takes_minutes: bool = False
+    model: str = "resnet18"
+    batch_size: int = 64
+    precision: tuple = PRECISIONS
+
+
+BENCHMARKS = {
+    "steps": Benchmark("cifar.steps"),
+    "torch": Benchmark("cifar.torch_steps"),
+    "precision": Benchmark("cifar.precision"),
+    "distortion": Benchmark("cifar.distortion", batch_size=128),
+    "losses": Benchmark("cifar.losses", batch_size=128),
+    "build": Benchmark("cifar.build"),
+    "input": Benchmark("imagenet.input_pipeline"),
+    "companions": Benchmark("cifar.companions", True),
+    "train": Benchmark("imagenet.train", True, "resnet50", 8),
+    "workers": Benchmark("imagenet.workers", True, batch_size=128),
+    "device": Benchmark("device.device", True, batch_size=128, precision=PRECISIONS[1:]),
+    "backup": Benchmark("imagenet.backup", True, "resnet50", 8),
+    "inference": Benchmark("inference.exported", True),
+    "analysis": Benchmark("cifar.analyses", True),
+    "import": Benchmark("cifar.import_time"),
+}
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("what", None, "What to measure, as the words do; several joined by commas.")
-flags.DEFINE_string("model", "resnet18", "Backbone, a key of sd_keras.models.MODELS.")
-flags.DEFINE_integer("batch_size", 64, "Images a step in steps, torch, precision.", lower_bound=1)
-flags.DEFINE_integer(
-    "piece_batch_size", 128, "Images a step in distortion and losses.", lower_bound=1
-)
+flags.DEFINE_string("model", None, "Backbone, a key of sd_keras.models.MODELS.")
+flags.DEFINE_integer("batch_size", None, "Images a step.", lower_bound=1)
 flags.DEFINE_integer("num_classes", 100, "Classes.", lower_bound=2)
-flags.DEFINE_integer("image_size", 224, "Size of the images in train.", lower_bound=32)
+flags.DEFINE_multi_string("what", [], "What to measure, in place of words; joined by commas.")
+flags.DEFINE_list("precision", None, f"Precisions, of {', '.join(PRECISIONS)}.")
+flags.DEFINE_integer("repeats", 10, "Rounds of each figure.", lower_bound=1)
+flags.DEFINE_integer("image_size", 224, "Of the images in train and backup.", lower_bound=32)
+flags.DEFINE_string("jpegs", None, "Folder of *.JPEG files for input, generated by default.")
 flags.DEFINE_boolean("workers", False, "Whether train measures two worker processes, too.")
 flags.DEFINE_boolean("device", False, "Whether train trains small images on the accelerator.")
-flags.DEFINE_integer("images", 50_000, "Images on the device, with --device.", lower_bound=1)
-flags.DEFINE_list("methods", list(device.VIEWS), "Methods to train, with --device.")
-flags.DEFINE_list("precision", list(PRECISIONS), f"Precisions, of {', '.join(PRECISIONS)}.")
-flags.register_validator(
-    "precision",
-    lambda names: names and set(names) <= set(PRECISIONS),
-    message=f"--precision must be of {', '.join(PRECISIONS)}",
-)
-flags.DEFINE_integer("repeats", 10, "Rounds behind each figure.", lower_bound=1)
+flags.DEFINE_integer("images", 50_000, "Images of an epoch of device.", lower_bound=1)
+flags.DEFINE_list("methods", list(VIEWS), f"Methods of device, of {', '.join(VIEWS)}.")
 flags.DEFINE_string("output", None, "JSON file to write.")
 
 
-# TensorFlow, and what imports it, is imported inside functions: a wrong word or flag is
-# answered at once, and the environment that `main` sets comes first.
+class Settings(NamedTuple):
+    """What the flags say, with the defaults of a benchmark.
+
+    `chosen` has the names of the settings that a user has set to other than the defaults.
+    """
+
+    model: str
+    batch_size: int
+    precision: list
+    num_classes: int
+    repeats: int
+    image_size: int
+    jpegs: str
+    images: int
+    methods: list
+    chosen: tuple
 
 
-def chosen_parts(asked):
-    """Returns the parts asked for, in their own order; ends the program for other words."""
-    if not asked or not set(asked) <= {*PARTS, "all"}:
-        choices = ", ".join((*PARTS, "all"))
-        raise SystemExit(f"what to measure must be of: {choices}. Received: {asked or None}")
-    whole = [part for part in PARTS if part not in LONG_PARTS] if "all" in asked else []
-    return [part for part in PARTS if part in (*whole, *asked)]
+def settings_of(name):
+    """Returns the Settings of a benchmark."""
+    benchmark = BENCHMARKS[name]
+    has_bfloat16 = name == "device" or machine()["avx512_bf16"]
+    precision = benchmark.precision if has_bfloat16 else PRECISIONS[:1]
+    defaults = {"model": benchmark.model, "batch_size": benchmark.batch_size}
+    defaults["precision"] = list(precision)
+    values, chosen = {}, []
+    for key in Settings._fields[:-1]:
+        value, default = FLAGS[key].value, defaults.get(key, FLAGS[key].default)
+        values[key] = default if value is None else value
+        if values[key] != default and key not in ("repeats", "methods"):
+            chosen.append(key)
+    return Settings(**values, chosen=tuple(chosen))
 
 
-def measure(part):
-    """Returns the figures of one part, and notes on them."""
-    if FLAGS.device:
-        return device.device_figures(FLAGS)
-    if part == "import":
-        return import_figures(), []
-    module = "parts" if part in ("steps", "precision", "losses") else part
+def chosen_benchmarks(words):
+    """Returns the benchmarks asked for, in their order; ends the program for a wrong request."""
+    asked = {*words, *(word for each in FLAGS.what for word in each.split(","))}
+    if not asked or not asked <= {*BENCHMARKS, "all"}:
+        choices = ", ".join((*BENCHMARKS, "all"))
+        raise SystemExit(f"what to measure must be of: {choices}. Received: {sorted(asked)}")
+    if FLAGS.workers or FLAGS.device:
+        flag = "workers" if FLAGS.workers else "device"
+        if "train" not in asked or (FLAGS.device and (FLAGS.workers or asked != {"train"})):
+            raise SystemExit(f"`--{flag}` is for train alone. Received: {sorted(asked)}")
+        asked = {"device"} if FLAGS.device else asked | {"workers"}
+    if "all" in asked:
+        asked |= {name for name, each in BENCHMARKS.items() if not each.takes_minutes}
+        if importlib.util.find_spec("torch") is None:
+            asked.discard("torch")
+    if "device" in asked and len(asked) > 1:
+        raise SystemExit(f"`device` must be measured alone. Received: {sorted(asked)}")
+    only = {"device": ("images", "methods"), "input": ("jpegs",)}
+    for name, keys in only.items():
+        for key in keys:
+            if FLAGS[key].value != FLAGS[key].default and name not in asked:
+                raise SystemExit(f"`--{key}` needs {name}. Received: --{key}={FLAGS[key].value}")
+    return [name for name in BENCHMARKS if name in asked]
+
+
+def check_flags():
+    """Ends the program for values that will not do."""
+    for key, choices in {"precision": PRECISIONS, "methods": tuple(VIEWS)}.items():
+        values = FLAGS[key].value
+        if values is not None and (not values or not set(values) <= set(choices)):
+            raise SystemExit(f"`--{key}` must be of {', '.join(choices)}. Received: {values}")
+    if FLAGS.output and not Path(FLAGS.output).absolute().parent.is_dir():
+        raise SystemExit(f"`--output` must be in a folder. Received: --output={FLAGS.output}")
+
+
+def measure(name, settings):
+    """Returns the figures of a benchmark, and notes on them."""
+    module, function = BENCHMARKS[name].function.split(".")
+    print(f"measuring {name} …", file=sys.stderr, flush=True)
+    start, foreign = time.perf_counter(), foreign_seconds()
     with quiet_native_stderr():
-        importlib.import_module("sd_keras")  # first, as it sets TensorFlow's environment
         module = importlib.import_module(f"benchmarks.{module}")
-    return getattr(module, f"{part}_figures")(FLAGS), []
-
-
-def import_figures():
-    """The seconds that sd_keras adds to Keras, in fresh interpreters."""
-
-    def imports():
-        result = subprocess.run(
-            [sys.executable, "-c", IMPORT_SCRIPT], capture_output=True, text=True, check=True
-        )
-        return [float(word) for word in result.stdout.split()[-2:]]
-
-    if FLAGS.repeats > 1:
-        imports()  # fills the file cache
-    seconds = [imports() for _ in range(min(IMPORT_RUNS, FLAGS.repeats))]
-    keras_seconds = statistics.median(pair[0] for pair in seconds)
-    row = {"values": [pair[1] for pair in seconds], "unit": "s"}
-    row["beside"] = f"import keras {keras_seconds:.2f} s"
-    return [figure("import", "seconds sd_keras adds", "<= 0.3", **row)]
-
-
-def notes(parts, skipped, other_cores):
-    """What a reader has to know before reading the figures, where the part has not said it."""
-    if FLAGS.device:  # other programs would be PyTorch's own, which compile for it
-        return []
-    lines = []
-    if "torch" in skipped:
-        lines.append("torch is left out: PyTorch is not installed (pip install '.[torch]')")
-    if {"steps", "torch", "precision", "train"} & set(parts) and not machine()["avx512_bf16"]:
-        lines.append("no AVX512-BF16 found: the bars for mixed_bfloat16 need it")
-    defaults = ("model", "batch_size", "piece_batch_size", "num_classes")
-    changed = [name for name in defaults if FLAGS[name].value != FLAGS[name].default]
-    if changed:
-        lines.append(f"the bars are for the defaults of {', '.join(changed)}, not for this run")
-    for part, cores in other_cores.items():
+    figures, notes = [], []
+    for row in getattr(module, function)(settings):
+        notes += [row] if isinstance(row, str) else []
+        figures += [] if isinstance(row, str) else [{"part": name} | row]
+    gc.collect()  # models are cyclic; the next benchmark needs their memory
+    cores = (foreign_seconds() - foreign) / (time.perf_counter() - start)
+    if name != "device":  # other programs would be its own processes, too
         if cores > 0.1:
-            lines.append(f"other programs kept {cores:.1f} cores busy during {part}: too noisy")
-    return lines
+            notes.append(f"other programs kept {cores:.1f} cores busy during {name}: too noisy")
+        if settings.chosen:
+            changed = ", ".join(settings.chosen)
+            notes.append(f"the bars of {name} are for the defaults of {changed}, not for this run")
+    return figures, notes
 
 
-def settings(parts):
-    """Returns what the flags ask for."""
-    if FLAGS.device:
-        return device.settings_of(FLAGS).shown()
-    names = ("model", "batch_size", "piece_batch_size", "num_classes", "precision", "repeats")
-    names += ("image_size", "workers") if "train" in parts else ()
-    return {name: FLAGS[name].value for name in names}
-
-
-def print_report(report):
-    """Prints the report as a plain table."""
-    about = report["machine"]
-    print(f"{about['processor']}, {about['cores']} cores, AVX512-BF16: {about['avx512_bf16']}")
-    print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
-    print(", ".join(f"{name} {value}" for name, value in report["settings"].items()))
-    for line in report["notes"]:
-        print(f"note: {line}")
-    print()
-    print(table(report["figures"]))
+def foreign_seconds():
+    """Seconds that the machine's cores have worked for other programs, 0 where unknown."""
+    try:
+        first, _ = Path("/proc/stat").read_text().split("\n", 1)
+    except OSError:
+        return 0.0
+    ticks = [int(word) for word in first.split()[1:]]
+    # user, nice, system; idle and iowait left out; irq, softirq, steal
+    busy = (sum(ticks[:3]) + sum(ticks[5:8])) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:4])
 
 
 def main(argv):
     """Measures, prints and writes what is asked for."""
-    asked = [*argv[1:], *(FLAGS.what.split(",") if FLAGS.what else [])]
-    parts = chosen_parts(asked)
-    if FLAGS.output and not Path(FLAGS.output).absolute().parent.is_dir():
-        raise SystemExit(f"`--output` must be in a folder. Received: --output={FLAGS.output}")
-    skipped = []
-    if "torch" in parts and importlib.util.find_spec("torch") is None:
-        if "all" not in asked:
-            raise SystemExit("the torch part needs PyTorch: pip install '.[torch]'")
-        skipped = ["torch"]
-    device.check(FLAGS, parts)
-    if not FLAGS.device:
+    check_flags()
+    names = chosen_benchmarks(argv[1:])
+    if names != ["device"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before TensorFlow looks for devices
-    figures, more_notes, other_cores = [], [], {}
-    for part in [part for part in parts if part not in skipped]:
-        print(f"measuring {part} …", file=sys.stderr, flush=True)
-        start, foreign = time.perf_counter(), foreign_seconds()
-        measured, about = measure(part)
-        figures, more_notes = figures + measured, more_notes + about
-        gc.collect()  # models are cyclic; the next part needs their memory
-        other_cores[part] = (foreign_seconds() - foreign) / (time.perf_counter() - start)
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     report = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
-        "settings": settings(parts),
-        "notes": more_notes + notes(parts, skipped, other_cores),
-        "other_cores": other_cores,
-        "figures": figures,
+        "settings": {name: settings_of(name)._asdict() for name in names},
+        "notes": [],
+        "figures": [],
     }
-    print_report(report)
+    if "all" in argv and "torch" not in names:
+        report["notes"].append("torch is left out: PyTorch is not installed")
+    for name in names:
+        figures, notes = measure(name, settings_of(name))
+        report["figures"] += figures
+        report["notes"] += notes
+    about = report["machine"]
+    print(f"{about['processor']}, {about['cores']} cores, AVX512-BF16: {about['avx512_bf16']}")
+    print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
+    for name, settings in report["settings"].items():
+        print(f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}")
+    for line in report["notes"]:
+        print(f"note: {line}")
+    print(f"\n{table(report['figures'])}")
     if FLAGS.output:
         Path(FLAGS.output).write_text(json.dumps(report, indent=2) + "\n")
 

@@ -4,11 +4,12 @@
     python apps/card.py --network=runs/digits --artifact=saved_models/digits/1
     python apps/card.py --network=FILE --dataset=npz:PATH --baseline=PLAIN --output=FOLDER
 
-Where `--network` is the workdir of a run, its results.json tells data, method and validation
-split, and the plain network of `train_cifar.py --compare` is measured beside it. Thresholds and
-temperatures are fitted on the validation images, all figures are of the test images. Times are
-of this machine, of the Keras network or of an exported SavedModel or .tflite file. card.html is
-one file with its plots and loads nothing. Digits take 20 s on two cores.
+Where `--network` is the workdir of a run, its results.json holds data, method and validation
+split, and the plain network of `train_cifar.py --compare` is measured too. Thresholds and
+temperatures are fitted on the validation images, all figures are measured on the test images.
+Times are of this machine, of the Keras network or of an exported SavedModel or .tflite file.
+card.html is one file that loads nothing; its plots need `pip install '.[plots]'`. Digits take
+20 s on two cores.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ import finished_run
 import promises
 from absl import app, flags
 from app_start import lazy_import, quiet_native_stderr
-from benchmarks.machine import machine
+from machine import machine
 
 sd_keras = lazy_import("sd_keras")
 checkpoints = lazy_import("sd_keras.checkpoints")
@@ -30,10 +31,10 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
 flags.DEFINE_string("baseline", None, "a plain network, as --network; of the run by default")
 flags.DEFINE_string("artifact", None, "SavedModel or .tflite file to time instead of Keras")
-flags.DEFINE_string("output", None, "folder for the card (default: card, beside the network)")
+flags.DEFINE_string("output", None, "folder for the card (default: card, in the network's folder)")
 flags.DEFINE_string("title", None, "of the card (default: name of the network's folder)")
-flags.DEFINE_string("hardware", None, "what the network was trained on, for the head")
-flags.DEFINE_enum("early_exit", "max_probability", finished_run.RULES, "rule to leave by")
+flags.DEFINE_string("hardware", None, "what the network was trained on, for the card's head")
+flags.DEFINE_enum("early_exit", "max_probability", finished_run.RULES, "rule of early exit")
 flags.DEFINE_float("confidence_level", 0.95, "how surely drops are kept on new images; 0: no")
 flags.DEFINE_string("policy", None, "thresholds that apps/evaluate.py --policy wrote, measured too")
 flags.DEFINE_integer("rounds", 15, "calls of which a time is the median; 0 for no times", 0)
@@ -73,15 +74,19 @@ def run():
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"card.md": results_card.as_markdown(card), "card.html": results_card.as_html(card)}
     for name, text in texts.items():
-        checkpoints.write_whole(folder / name, lambda aside, text=text: aside.write_text(text))
+        checkpoints.write_whole(
+            folder / name, lambda path, text=text: path.write_text(text, "utf-8")
+        )
     checkpoints.write_json(folder / "card.json", card)
     print(texts["card.md"])
     print_none_leaves(card)
+    if not results_card.has_plots():
+        print(f"card.html has no plots: {results_card.PLOTS_MISSING}")
     print(f"written to {folder}: card.html, card.json, card.md")
 
 
 def print_none_leaves(card):
-    """Prints a line where drops cannot be promised on so few images."""
+    """Prints a line where the images are too few to promise a drop."""
     points = card["early_exit"]["points"] if card["early_exit"] else []
     promised = [point for point in points if point["confidence_level"]]
     columns = [[point[key] for point in promised] for key in ("shares", "max_drop")]
@@ -99,7 +104,7 @@ def folder_of_flags():
 
 
 def load_baseline(network):
-    """Loads the plain network of the flags, or of the run; None if there is none."""
+    """Loads the plain network of the flags, or else of the run; None without one."""
     path = pathlib.Path(
         FLAGS.baseline or finished_run.network_file().parent / "baseline/network.keras"
     )
@@ -121,7 +126,7 @@ def load_baseline(network):
 
 
 def check_artifact():
-    """Raises ValueError unless the artifact is one that can be timed."""
+    """Raises ValueError unless the artifact can be timed."""
     if FLAGS.artifact is None:
         return
     path = pathlib.Path(FLAGS.artifact)
@@ -135,7 +140,7 @@ def check_artifact():
 
 
 def latency(network, plain, images):
-    """Times the artifact of the flags, if it is one of the network, or else the Keras networks."""
+    """Times the artifact of the flags, an export of the network, or else the Keras networks."""
     if FLAGS.artifact is None:
         return results_card.keras_latencies(network, images, plain, rounds=FLAGS.rounds)
     is_file, path = FLAGS.artifact.endswith(".tflite"), pathlib.Path(FLAGS.artifact).resolve()
@@ -151,10 +156,10 @@ def latency(network, plain, images):
 
 
 def about(splits):
-    """Returns what stands in the head of the card."""
+    """Returns the dict of texts in the head of the card."""
     results = finished_run.results()
     trained = results.get("flags", {})
-    own, held = machine(), finished_run.data_settings()
+    hardware, split = machine(), finished_run.data_settings()
     seconds = results.get("seconds")
     return {
         "model": trained.get("model"),
@@ -162,11 +167,11 @@ def about(splits):
         "method": trained.get("method"),
         "epochs": trained.get("epochs"),
         "seed": trained.get("seed"),
-        "validation split": f"share {held['validation']:g}, seed {held['seed']}",
+        "validation split": f"share {split['validation']:g}, seed {split['seed']}",
         "trained on": FLAGS.hardware,
         "trained in": seconds and report.duration(seconds),
         "trained with": _named(results.get("versions", {})),
-        "timed on": f"{own['processor']}, {own['cores']} cores, {own['system']}",
+        "timed on": "{processor}, {cores} cores, {system}".format_map(hardware),
         "measured with": _named(report.versions()),
         "command": shlex.join(["python", *sys.argv]),
     }

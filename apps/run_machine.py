@@ -4,8 +4,7 @@ import json
 import time
 
 import keras
-from benchmarks import accelerators
-from benchmarks.machine import machine
+from machine import accelerators, machine
 
 from sd_keras import checkpoints
 
@@ -44,6 +43,5 @@ def training_seconds(path, epochs):
 
 def hardware():
     """Returns the processor, its cores and the accelerators that the backend sees."""
-    found = machine()
-    about = {name: found[name] for name in ("processor", "cores")}
-    return about | {"accelerators": accelerators.names(keras.config.backend())}
+    processor = {name: machine()[name] for name in ("processor", "cores")}
+    return processor | {"accelerators": accelerators(keras.config.backend())}

@@ -1,9 +1,14 @@
-"""What a run tells a person: progress while it lasts, a table at its end."""
+"""What a run shows: progress while it trains, tables on the console, pages in Markdown and HTML."""
 
+import base64
+import dataclasses
+import html
 import importlib
 import platform
+import re
 import sys
 import time
+import unicodedata
 
 import keras
 
@@ -96,12 +101,12 @@ def versions():
     backend = keras.config.backend()
     # Not by the names of installed packages: TensorFlow comes under several.
     modules = [importlib.import_module(name) for name in ("keras", "numpy", backend)]
-    found = {module.__name__: module.__version__ for module in modules}
-    return (
-        {"sd_keras": __version__}
-        | found
-        | {"python": platform.python_version(), "backend": backend}
-    )
+    return {
+        "sd_keras": __version__,
+        **{module.__name__: module.__version__ for module in modules},
+        "python": platform.python_version(),
+        "backend": backend,
+    }
 
 
 def table(header, rows):
@@ -222,3 +227,149 @@ def _exit_row(label, name, costs, measured):
     cost = costs[name]
     accuracies = [f"{100 * split[name]['accuracy']:.2f}" for split in measured.values()]
     return [label, f"{cost['parameters']:,}", f"{cost['macs'] / 1e6:.2f}", *accuracies]
+
+
+@dataclasses.dataclass
+class Section:
+    """A section of a page: a heading, a table, a note and images.
+
+    Attributes:
+        title: the heading, plain text.
+        header: column names of the table; empty for no table.
+        rows: lists of cells: text, numbers, or None, which shows as a dash.
+        note: a paragraph below the table, or "".
+        images: pairs of a caption and the bytes of an SVG or PNG file; in HTML only.
+        is_folded: whether HTML shows the table on demand.
+        anchor: the heading's id in HTML, or "".
+    """
+
+    title: str
+    header: list = ()
+    rows: list = dataclasses.field(default=(), repr=False)
+    note: str = ""
+    images: list = dataclasses.field(default=(), repr=False)
+    is_folded: bool = False
+    anchor: str = ""
+
+
+def printable(text):
+    r"""Returns text on one line, with control characters escaped, such as `\x1b`."""
+    return "".join(
+        char
+        if char.isprintable() or unicodedata.category(char) == "Zs"
+        else char.encode("unicode_escape").decode()
+        for char in str(text).replace("\n", " ")
+    )
+
+
+def markdown_text(text):
+    """Returns text as Markdown shows it: without HTML, and for a cell of a table too."""
+    return html.escape(printable(text), quote=False).replace("|", r"\|")
+
+
+def _html_text(text):
+    return html.escape(printable(text))
+
+
+def markdown_page(title, facts, sections):
+    """Returns a page as the text of a Markdown file.
+
+    Args:
+        title: of the page.
+        facts: dict of what is listed below the title.
+        sections: list of `Section`; those without a table are left out.
+    """
+    pairs = ((markdown_text(name), markdown_text(value)) for name, value in facts.items())
+    lines = [f"# {markdown_text(title)}", "", *(f"- {name}: {value}" for name, value in pairs)]
+    for section in sections:
+        if section.header:
+            marks = ["---:" if right else "---" for right in _right_aligned(section)]
+            lines += ["", f"## {markdown_text(section.title)}", ""]
+            lines += [_markdown_row(row) for row in (section.header, marks, *section.rows)]
+            lines += ["", markdown_text(section.note)] if section.note else []
+    return "\n".join([*lines, ""])
+
+
+def _markdown_row(row):
+    return f"| {' | '.join(markdown_text(_cell(cell)) for cell in row)} |"
+
+
+def _cell(value):
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _right_aligned(section):
+    """Returns for each column whether all of its cells are numbers, after the first column."""
+    number = re.compile(r"–|[-+]?\d[\d.,e+-]*( ± [\d.]+)?")
+    columns = list(zip(*section.rows)) or [()] * len(section.header)
+    return [
+        index > 0 and all(number.fullmatch(_cell(cell)) for cell in column)
+        for index, column in enumerate(columns)
+    ]
+
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d232b; --faint: #5c6672;
+  --rule: #d9dee4; }
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e4e8ec;
+  --faint: #9aa5b1; --rule: #333b45; } }
+body { margin: 2rem auto; padding: 0 1rem; max-width: 68rem; background: var(--paper);
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
+dt, th, summary, .note { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .87rem; }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid var(--rule); text-align: left; }
+.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+figure { margin: 1rem 0; } img { max-width: 100%; background: #fff; }
+@media print { body { margin: 0; font-size: 10px; } table { font-size: 8px; }
+  .wide { overflow: visible; } tr, figure { break-inside: avoid; } }
+"""
+
+
+def html_page(title, facts, sections):
+    """Returns a page as the text of an HTML file that loads nothing; images are embedded.
+
+    Args:
+        title, facts, sections: as in `markdown_page`.
+    """
+    pairs = (f"<dt>{_html_text(name)}</dt><dd>{_html_text(v)}</dd>" for name, v in facts.items())
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_html_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
+            f"<h1>{_html_text(title)}</h1>\n<dl>{''.join(pairs)}</dl>",
+            *map(_html_section, sections),
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def _html_section(section):
+    anchor = f' id="{_html_text(section.anchor)}"' if section.anchor else ""
+    parts = [f"<h2{anchor}>{_html_text(section.title)}</h2>"]
+    parts += [_html_image(*image) for image in section.images]
+    if section.header:
+        table = _html_table(section)
+        folded = f"<details><summary>{len(section.rows)} rows</summary>{table}</details>"
+        parts.append(folded if section.is_folded else table)
+    parts += [f'<p class="note">{_html_text(section.note)}</p>'] if section.note else []
+    return "\n".join(parts)
+
+
+def _html_image(caption, data):
+    kind = "png" if data.startswith(b"\x89PNG") else "svg+xml"
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<figure><img alt="{_html_text(caption)}" src="{source}"></figure>'
+
+
+def _html_table(section):
+    styles = [' class="number"' if right else "" for right in _right_aligned(section)]
+
+    def line(tag, row):
+        cells = (f"<{tag}{style}>{_html_text(_cell(c))}</{tag}>" for style, c in zip(styles, row))
+        return f"<tr>{''.join(cells)}</tr>"
+
+    rows = "\n".join(line("td", row) for row in section.rows)
+    head = f"<thead>{line('th', section.header)}</thead>"
+    return f'<div class="wide"><table>{head}\n<tbody>{rows}</tbody></table></div>'

@@ -23,7 +23,8 @@ def same_weights(network):
     return network
 
 
-if __name__ == "__main__":
+def main():
+    """Returns what each analysis finds."""
     images, labels = bright_and_dark(), np.arange(32) % 4
     model = tiny_model(methods.get("be_your_own_teacher"))
     network = same_weights(model.network)
@@ -35,4 +36,8 @@ if __name__ == "__main__":
     turn = itertools.cycle([lambda view: view, lambda view: ops.flip(view, 2)])
     views = analysis.consistency(network, images, lambda view: next(turn)(view))
     found["consistency"] = [own["symmetric_kl"].tolist() for own in views.values()]
-    print(json.dumps(found))
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))

@@ -1,22 +1,27 @@
 """What several test files share: a tiny network, tiny data."""
 
-import json
 import os
-import pathlib
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # What JAX compiles here runs for moments: compiling takes the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import app_in_process
 import keras
 import numpy as np
 import pytest
 from serving_fixtures import contract, model_base, served  # noqa: F401  (for all files)
 
 import sd_keras
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests of the server need its process."""
+    for item in items:
+        if "served" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.process)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +43,11 @@ def images():
 def labels():
     """32 class numbers 0…3."""
     return np.random.default_rng(2).integers(0, 4, 32).astype("int32")
+
+
+def large_except(names, default):
+    """Parameters for all names; those outside `default` are left to -m large."""
+    return [n if n in default else pytest.param(n, marks=pytest.mark.large) for n in names]
 
 
 def tiny_network(num_classes=4, at=None, widths=(4, 8), input_shape=(8, 8, 1), **kwargs):
@@ -73,11 +83,18 @@ def smallest_network(input_shape=(8, 8, 1)):
     return sd_keras.attach_exits(keras.Model(image, x), num_classes=4, at=[])
 
 
-def tiny_model(method=None, distortion=None, at=None, compile_with=None, widths=(4, 8), **kwargs):
-    """A compiled SelfDistillModel of the tiny network."""
+def tiny_model(
+    method=None, distortion=None, at=None, compile_with=None, widths=(4, 8), eager=False, **kwargs
+):
+    """A compiled SelfDistillModel of the tiny network.
+
+    A traced step takes two seconds to begin and `eager` ones a quarter of one each: they are
+    for tests that run a few steps and say nothing about tracing.
+    """
     network = tiny_network(at=at, widths=widths)
     model = sd_keras.SelfDistillModel(network, method, distortion, **kwargs)
     settings = {"optimizer": sd_keras.optimizers.SGD(0.05), "metrics": ["accuracy"]}
+    settings |= {"run_eagerly": True} if eager else {}
     model.compile(**settings | (compile_with or {}))
     return model
 
@@ -97,15 +114,5 @@ def image_folder(root, **counts):
 
 
 def answers_of(app, commands):
-    """Exit code and printed text of an app for each command line, all in one process."""
-    root = pathlib.Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, root / "tests/app_in_turn.py", root / "apps" / app],
-        input=json.dumps([[str(argument) for argument in command] for command in commands]),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(commands, json.loads(done.stdout)))
+    """Exit code and printed text of an app for each command line, in this process."""
+    return {command: app_in_process.answer(app, command) for command in commands}

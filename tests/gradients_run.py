@@ -96,10 +96,14 @@ def numpy(tensor):
     return ops.convert_to_numpy(tensor)
 
 
-if __name__ == "__main__":
+def main():
     by_formula()
     writes_are_forgotten()
     inside_a_compiled_step()
     nothing_flows_around()
     integers_are_refused()
+
+
+if __name__ == "__main__":
+    main()
     print("fine")

@@ -1,4 +1,4 @@
-"""apps/analyze.py as a process: what it prints and what it refuses."""
+"""apps/analyze.py: what it prints and what it refuses."""
 
 import json
 import pathlib
@@ -24,6 +24,7 @@ def analyze(*arguments):
     )
 
 
+@pytest.mark.process
 def test_costs_of_a_named_network(tmp_path):
     output = tmp_path / "costs.json"
     done = analyze("costs", "--network=resnet8", "--num_classes=10", f"--output={output}")

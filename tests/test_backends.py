@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 TESTS = pathlib.Path(__file__).parent
+pytestmark = pytest.mark.process
 
 
 def run(backend, *arguments):

@@ -28,8 +28,18 @@ def test_label_arrays_are_checked_on_entry(images, labels, wrong, call):
     assert int(model.step.value) == 0
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("loss", [None, keras.losses.SparseCategoricalCrossentropy(True)])
+SPARSE = keras.losses.SparseCategoricalCrossentropy(True)
+
+
+@pytest.mark.parametrize(
+    "jit_compile,loss",
+    [
+        (False, None),
+        (False, SPARSE),
+        pytest.param(True, None, marks=pytest.mark.large),
+        pytest.param(True, SPARSE, marks=pytest.mark.large),
+    ],
+)
 def test_labels_of_a_stream_raise_after_the_step(images, labels, jit_compile, loss):
     import tensorflow as tf
 
@@ -45,7 +55,7 @@ def test_labels_of_a_stream_raise_after_the_step(images, labels, jit_compile, lo
 
 
 def test_labels_of_other_forms(images, labels):
-    model = tiny_model(BYOT)
+    model = tiny_model(BYOT, eager=True)
     with pytest.raises(ValueError, match=r"`y` must be class numbers \(n,\) or .*\(32, 3\)"):
         model.fit(images, np.zeros((32, 3), "float32"), verbose=0)
     with pytest.raises(ValueError, match="`y` must hold whole class numbers"):
@@ -58,7 +68,7 @@ def test_labels_of_other_forms(images, labels):
 
 @pytest.mark.parametrize("shape", [(32, 8, 8), (32, 8, 8, 3), (32, 9, 8, 1)])
 def test_images_of_another_shape(labels, shape):
-    model = tiny_model(BYOT, CropFlip(1))
+    model = tiny_model(BYOT, CropFlip(1), eager=True)
     wrong = np.zeros(shape, "uint8")
     with pytest.raises(ValueError, match=r"`x` must be images of shape \('n', 8, 8, 1\)") as error:
         model.fit(wrong, labels, verbose=0)
@@ -73,16 +83,16 @@ def test_images_of_a_stream_of_another_shape(labels):
     wrong = np.zeros((32, 8, 8, 3), "uint8")
     data = tf.data.Dataset.from_tensor_slices((wrong, labels)).batch(8)
     with pytest.raises(ValueError, match=r"`x` must be images of shape \('n', 8, 8, 1\)"):
-        tiny_model(BYOT, CropFlip(1)).fit(data, shuffle=False, verbose=0)
+        tiny_model(BYOT, CropFlip(1), eager=True).fit(data, shuffle=False, verbose=0)
 
 
 def test_images_that_are_not_finite(labels):
     wrong = np.full((32, 8, 8, 1), np.nan, "float32")
     with pytest.raises(ValueError, match="`x` must be finite"):
-        tiny_model(BYOT).fit(wrong, labels, verbose=0)
+        tiny_model(BYOT, eager=True).fit(wrong, labels, verbose=0)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.large)])
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(images, labels, jit_compile):
     import tensorflow as tf
 
@@ -99,7 +109,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_objective(images, la
 
 def test_one_objective_alone_is_named(images, labels):
     method = methods.be_your_own_teacher(hint_weight=1.0)
-    model = tiny_model(method)
+    model = tiny_model(method, eager=True)
     features = model.network.get_layer("bottleneck_1").blocks[-2]
     features.gamma.assign(features.gamma * 1e30)
     with pytest.raises(sd_keras.NonFiniteLossError, match="exit_hint"):
@@ -120,13 +130,13 @@ def test_exit_that_does_not_exist():
 
 
 def test_two_views_needed_one_given(images, labels):
-    model = tiny_model(methods.data_distortion())
+    model = tiny_model(methods.data_distortion(), eager=True)
     with pytest.raises(ValueError, match=r"`distortion` must be given.*needs 2 views"):
         model.fit(images, labels, verbose=0)
     with pytest.raises(ValueError, match=r"`x` must hold 2 views.* Received: 3 views"):
         model.fit((images, images, images), labels, verbose=0)
     with pytest.raises(ValueError, match=r"`mixing` must be a sd_keras.mixing.Mix"):
-        tiny_model(mixing=0.2)
+        tiny_model(mixing=0.2, eager=True)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +152,14 @@ def test_two_views_needed_one_given(images, labels):
     ],
 )
 def test_losses_that_do_not_fit(images, labels, loss, message):
-    model = tiny_model(BYOT, compile_with={"loss": loss})
+    model = tiny_model(BYOT, compile_with={"loss": loss}, eager=True)
     with pytest.raises(ValueError, match=f"`loss` must .*{message}"):
         model.fit(images, labels, verbose=0)
 
 
 def test_pixels_that_look_scaled_are_pointed_out(images, labels):
     with pytest.warns(UserWarning, match="`x` has no pixel above 1: .* raw pixels"):
-        tiny_model(BYOT).fit(images / 255.0, labels, verbose=0)
+        tiny_model(BYOT, eager=True).fit(images / 255.0, labels, verbose=0)
     with pytest.raises(ValueError, match=r"`mean` and `std` must be in units of 0…1"):
         tiny_network(mean=120.0, std=60.0)
 
@@ -161,15 +171,17 @@ def test_exits_that_a_method_does_not_train_are_pointed_out():
 
 def test_what_a_model_does_not_take_is_refused(images, labels):
     with pytest.raises(ValueError, match="`y` must be one array of labels"):
-        tiny_model(BYOT).train_on_batch(images, {"exit_1": labels, "exit_2": labels})
+        tiny_model(BYOT, eager=True).train_on_batch(images, {"exit_1": labels, "exit_2": labels})
     with pytest.raises(ValueError, match="`loss_weights` must be None"):
-        tiny_model(BYOT, compile_with={"loss_weights": [1, 2]}).fit(images, labels, verbose=0)
+        tiny_model(BYOT, compile_with={"loss_weights": [1, 2]}, eager=True).fit(
+            images, labels, verbose=0
+        )
     with pytest.raises(ValueError, match="export the network"):
-        tiny_model(BYOT).export("somewhere")
+        tiny_model(BYOT, eager=True).export("somewhere")
     with pytest.raises(ValueError, match=r"`network` must be the network itself: pass model.netw"):
-        sd_keras.submodel(tiny_model(BYOT), "exit_1")
+        sd_keras.submodel(tiny_model(BYOT, eager=True), "exit_1")
     with pytest.raises(ValueError, match="`y` must hold class numbers or probabilities"):
-        tiny_model(BYOT).fit(images, np.array(["a"] * 32), verbose=0)
+        tiny_model(BYOT, eager=True).fit(images, np.array(["a"] * 32), verbose=0)
 
 
 def test_constructor_arguments():

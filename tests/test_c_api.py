@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 SCRIPT = pathlib.Path(__file__).parent / "c_api_run.py"
+pytestmark = pytest.mark.process
 
 
 class Plan:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import smallest_network, tiny_model
+from conftest import large_except, smallest_network, tiny_model
 from keras import ops
 
 import sd_keras
@@ -150,10 +150,7 @@ def fits(distortion):
 
 
 @on_tensorflow
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OF_KERAS],
-)
+@pytest.mark.parametrize("name", large_except(OF_KERAS, QUICK))
 def test_layers_of_keras_serve_in_fit(name):
     views = fits(Chain([OF_KERAS[name](), CropFlip(1, flip=False, seed=0)]))
     assert len({view.tobytes() for view in views}) == 6
@@ -173,16 +170,12 @@ def of_keras_cv(name):
 
 
 @on_tensorflow
+@pytest.mark.large
 @pytest.mark.parametrize(
     "name",
     [
-        "RandomCutout",
-        "RandomApply",
-        pytest.param("RandomRotation", marks=pytest.mark.slow),
-        pytest.param("RandomBrightness", marks=pytest.mark.slow),
-        pytest.param("RandomColorJitter", marks=pytest.mark.slow),
-        pytest.param("RandAugment", marks=pytest.mark.slow),
-        pytest.param("AugMix", marks=pytest.mark.slow),
+        *("RandomCutout", "RandomApply", "RandomRotation", "RandomBrightness"),
+        *("RandomColorJitter", "RandAugment", "AugMix"),
     ],
 )
 def test_layers_of_keras_cv_serve_in_fit(name):

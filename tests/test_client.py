@@ -97,7 +97,7 @@ FAILURES = {
 
 @pytest.fixture(scope="module")
 def answers(served, files):
-    """Exit code and text of each command, all run in one process."""
+    """Exit code and text of each command."""
     tried = commands(served, files)
     keyed = {tuple(map(str, command)): name for name, command in tried.items()}
     given = answers_of("client.py", list(keyed))
@@ -156,6 +156,7 @@ assert not set(sys.modules) & {{"tensorflow", "keras", "grpc", "sd_keras"}}
     assert len(done.stdout.splitlines()) == 5
 
 
+@pytest.mark.process
 def test_grpc_without_the_extra_says_what_to_install(tmp_path, files):
     (tmp_path / "tensorflow_serving.py").write_text("raise ImportError('not here')")
     (tmp_path / "tensorflow.py").write_text("")

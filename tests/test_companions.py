@@ -32,7 +32,7 @@ def model_of(method, **kwargs):
     """A model that does not move: its logs are the losses of its first weights."""
     kwargs = {"at": None if method.min_exits > 1 else []} | kwargs
     still = {"optimizer": optimizers.SGD(0.0), "metrics": ["accuracy"]}
-    return tiny_model(method, compile_with=still, **kwargs)
+    return tiny_model(method, compile_with=still, eager=True, **kwargs)
 
 
 def logits(network, images, training):
@@ -65,7 +65,7 @@ def test_a_teacher_is_left_as_it_is(images, labels):
     teacher = teacher_of()
     before = [weight.numpy() for weight in teacher.weights]
     method = methods.fitnet(1.0, alpha=0.5) + methods.attention_transfer(10.0)
-    model = tiny_model(method, at=[], teacher=teacher)
+    model = tiny_model(method, at=[], teacher=teacher, eager=True)
     assert not {id(w) for w in teacher.weights} & {id(w) for w in model.trainable_variables}
     model.fit(images, labels, epochs=2, batch_size=16, verbose=0)
     for old, weight in zip(before, teacher.weights):
@@ -142,7 +142,7 @@ def test_two_peers_are_trained_as_if_each_by_itself(images, labels):
         "peer": (copy_of(peer), copy_of(network)),
     }
     model = sd_keras.SelfDistillModel(network, methods.deep_mutual_learning(), peer=peer)
-    model.compile(optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4))
+    model.compile(optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4), run_eagerly=True)
     logs = model.fit(images, labels, **ONE).history
     assert {"peer_loss", "peer_kl", "exit_1_loss"} <= set(logs)
     x = images.astype("float32")
@@ -165,7 +165,7 @@ def test_two_peers_are_trained_as_if_each_by_itself(images, labels):
 
 def test_progressive_learns_from_the_epoch_before(images, labels):
     steps = 4
-    model = tiny_model(methods.progressive(steps=steps), at=[])
+    model = tiny_model(methods.progressive(steps=steps), at=[], eager=True)
     kept = []
 
     class Keep(keras.callbacks.Callback):
@@ -217,7 +217,7 @@ def test_pairs_are_of_one_class_and_labels_teach_the_first(images, labels):
     ids=["teacher", "peer", "past", "balanced", "adversary"],
 )
 def test_a_loaded_model_goes_on_as_the_saved_one(make, images, labels, tmp_path):
-    model = tiny_model(at=[], **make())
+    model = tiny_model(at=[], **make(), eager=True)
     model.fit(images, labels, **ONE)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -373,10 +373,19 @@ def test_epsilon_out_of_range_is_named(epsilon):
         adversary.FastGradientSign(epsilon)
 
 
-def test_compile_options_give_the_same_losses(images, labels):
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"run_eagerly": True},
+        pytest.param({"steps_per_execution": 2}, marks=pytest.mark.large),
+        pytest.param({"jit_compile": True}, marks=pytest.mark.large),
+    ],
+    ids=str,
+)
+def test_compile_options_give_the_same_losses(images, labels, option):
     method = methods.balanced(methods.knowledge_distillation(0.5) + methods.label_smoothing(0.5))
     losses = []
-    for options in ({}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}):
+    for options in ({}, option):
         keras.utils.set_random_seed(1)
         extra = {"teacher": teacher_of(), "adversary": adversary.FastGradientSign(2.0)}
         options = {"optimizer": optimizers.SGD(0.05), "jit_compile": False} | options

@@ -229,6 +229,7 @@ def test_npz_that_is_none(tmp_path):
     assert len(load(one, validation=0).train[1]) == 1
 
 
+@pytest.mark.process
 def test_npz_without_tensorflow(tmp_path):
     pytest.importorskip("jax", reason="needs a backend beside TensorFlow")
     name = archive(tmp_path / "a.npz")

@@ -159,6 +159,7 @@ def test_bad_factors_are_named(factors):
         losses.multi_kernel_discrepancy(normal(N, WIDTH), normal(N, WIDTH), factors)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
 def test_two_replicas_of_uneven_size_compute_what_one_device_does(tmp_path):
     """Value and gradient of the global batch, 5 examples on one and 3 on the other."""

@@ -70,25 +70,29 @@ def check_same(output, expected):
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.process
 def test_two_devices_equal_one(single, tmp_path):
     finish([start("mirrored", 2, tmp_path / "found.npz")])
     check_same(tmp_path / "found.npz", single)
 
 
+@pytest.mark.process
 def test_networks_beside_the_network_are_trained_alike(tmp_path):
     for strategy, devices in (("none", 1), ("mirrored", 2)):
         finish([start(strategy, devices, tmp_path / f"{devices}.npz", "beside")])
     check_same(tmp_path / "2.npz", dict(np.load(tmp_path / "1.npz")))
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.process
+@pytest.mark.parametrize("count", [2, 3])
 def test_workers_equal_one_process(single, tmp_path, count):
     """With three, the batches of 16 are divided unevenly."""
     finish(start_workers(count, tmp_path / "found.npz"))
     check_same(tmp_path / "found.npz", single)
 
 
-@pytest.mark.parametrize("devices, workers", [pytest.param(2, 1, marks=pytest.mark.slow), (1, 2)])
+@pytest.mark.process
+@pytest.mark.parametrize("devices, workers", [(2, 1), (1, 2)])
 def test_image_files_are_divided(tmp_path_factory, tmp_path, devices, workers):
     """Each replica reads its own part of every batch; 13 held images are divided unevenly."""
     name = image_folder(tmp_path_factory.mktemp("images"), train=24, val=13)
@@ -103,6 +107,7 @@ def test_image_files_are_divided(tmp_path_factory, tmp_path, devices, workers):
     check_same(output, dict(np.load(tmp_path / "single.npz")))
 
 
+@pytest.mark.process
 def test_replicas_roll_back_and_another_number_goes_on(tmp_path):
     name = image_folder(tmp_path / "images", train=24)
     output = tmp_path / "found.npz"
@@ -115,6 +120,7 @@ def test_replicas_roll_back_and_another_number_goes_on(tmp_path):
     np.testing.assert_allclose(found["resumed"], found["whole"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.process
 def test_what_goes_wrong_under_a_strategy_is_refused(tmp_path):
     finish([start("mirrored", 2, tmp_path / "found.npz", "refused")])
     found = dict(np.load(tmp_path / "found.npz"))
@@ -138,7 +144,7 @@ def test_what_goes_wrong_under_a_strategy_is_refused(tmp_path):
         assert message in str(found[name]), name
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_options_that_work_under_a_strategy(tmp_path):
     """On two devices as on one: steps_per_execution, EMA, mixed precision."""
     finish([start("mirrored", 2, tmp_path / "found.npz", "options")])
@@ -151,6 +157,7 @@ def test_options_that_work_under_a_strategy(tmp_path):
     np.testing.assert_allclose(found["mixed_bfloat16"], found["steps_1"], rtol=0.1)
 
 
+@pytest.mark.process
 def test_replicas_draw_for_themselves_and_keep_one_normalisation(tmp_path):
     finish([start("mirrored", 2, tmp_path / "found.npz", "drawn")])
     found = dict(np.load(tmp_path / "found.npz"))

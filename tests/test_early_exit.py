@@ -204,3 +204,42 @@ def test_times_are_learnt(network, images):
     for _ in range(3):  # one slow call is no rule, most of the last nine are
         anytime(images)
     assert anytime.expected(1, 32) == 20
+
+
+def made_logits(generator, rows, classes=10):
+    """Draws logits of four exits, the deeper the better, that err on the same rows; and labels."""
+    labels = generator.integers(0, classes, rows)
+    difficulty = 0.4 + 0.6 * generator.gamma(2, 1, rows)
+    common = generator.normal(size=(rows, classes))
+    logits = 0.7 * (generator.normal(size=(4, rows, classes)) + common)
+    for index in range(4):
+        logits[index, np.arange(rows), labels] += 1.54 * (1.5 + 0.8 * index) / difficulty
+    return logits.astype("float32"), labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rows,promise,level", [(500, 0.02, 0.95), (2000, 0.01, 0.95), (5000, 0.005, 0.95)]
+)
+def test_promises_are_kept_on_other_images(rows, promise, level):
+    """The table of docs/inference.md; `-rP` shows its figures."""
+    costs, generator = (180, 310, 430, 560), np.random.default_rng(0)
+    population = made_logits(generator, 100_000)
+
+    def outcomes(confidence_level, trials=40):
+        for _ in range(trials):
+            chosen = inference.choose_thresholds(
+                *made_logits(generator, rows),
+                costs,
+                max_drop=promise,
+                confidence_level=confidence_level,
+            )
+            yield inference.measure(*population, costs, chosen.policy)
+
+    kept = list(outcomes(level))
+    broken = sum(each.drop > promise for each in kept)
+    print(f"{rows} images: broken {broken} of 40, cost {np.mean([o.cost for o in kept]):.0f}")
+    assert broken <= 4  # of 40 about 2 are expected at most
+    assert np.mean([each.cost for each in kept]) < costs[-1]
+    if rows == 2000:  # thresholds as they come promise nothing
+        assert sum(each.drop > promise for each in outcomes(None)) > 20

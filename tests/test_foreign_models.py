@@ -3,11 +3,13 @@
 Taps, the layers behind which exits stand, are written down by name where the name is stable.
 """
 
+import itertools
 import re
 
 import keras
 import numpy as np
 import pytest
+from conftest import large_except
 from keras import applications, layers
 from test_losses import close, numpy
 from test_models import pictures, randomize
@@ -84,14 +86,7 @@ def application(name, size):
     return getattr(applications, name)(**keywords)
 
 
-# NASNet has the most layers: in the default run `cells` below stands for it.
-AT_ONCE = [
-    pytest.param(name, marks=pytest.mark.slow if name == "NASNetMobile" else ())
-    for name in FAMILIES
-]
-
-
-@pytest.mark.parametrize("name", AT_ONCE)
+@pytest.mark.parametrize("name", large_except(FAMILIES, {"VGG16", "MobileNetV2", "ConvNeXtTiny"}))
 def test_applications(name):
     size, expected = FAMILIES[name]
     backbone = application(name, size)
@@ -104,6 +99,7 @@ def test_applications(name):
     check(backbone, network, pictures(1, size, size, 3).astype("float32"))
 
 
+@pytest.mark.large
 def test_the_hidden_layers_of_vgg16():
     whole = applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=7)
     backbone = keras.Model(whole.input, whole.get_layer("fc2").output)
@@ -225,6 +221,7 @@ def hub():
     return pytest.importorskip("keras_hub", reason="KerasHub is not installed").models
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("family", HUB)
 def test_keras_hub(family, hub):
     build, expected = HUB[family]
@@ -234,6 +231,7 @@ def test_keras_hub(family, hub):
     check(backbone, network, pictures(2, *backbone.input_shape[1:]).astype("float32"))
 
 
+@pytest.mark.large
 def test_keras_hub_without_a_size(hub):
     """The pyramid of a backbone for images of any size, on a size that is no square."""
     backbone = hub_resnet(hub, (None, None, 3))
@@ -261,6 +259,7 @@ def hgnet(hub):
     )
 
 
+@pytest.mark.large
 def test_keras_hub_with_several_outputs(hub):
     """HGNetV2 puts out a dict of stages: the last of them makes a backbone."""
     whole = hgnet(hub)
@@ -272,6 +271,7 @@ def test_keras_hub_with_several_outputs(hub):
     check(backbone, network, pictures(2, *SHAPE).astype("float32"))
 
 
+@pytest.mark.large
 def test_keras_hub_layers_that_cannot_be_followed(hub):
     """DeiT's blocks give (tokens, None): no graph of tensors holds them."""
     backbone = hub.DeiTBackbone((32, 32, 3), (8, 8), 2, 2, 32, 64)
@@ -286,10 +286,15 @@ def test_keras_hub_layers_that_cannot_be_followed(hub):
     "pooling,at,blocks",
     [
         ("token", ["transformer_block_2", "transformer_block_5"], [2, 5]),
-        ("average", ["transformer_block_2", "transformer_block_5"], [2, 5]),
-        ("token", None, [1, 3, 4]),
-        ("average", [0.5], [3]),
-        ("average", 3, [2, 4]),
+        *(
+            pytest.param(*case, marks=pytest.mark.large)
+            for case in [
+                ("average", ["transformer_block_2", "transformer_block_5"], [2, 5]),
+                ("token", None, [1, 3, 4]),
+                ("average", [0.5], [3]),
+                ("average", 3, [2, 4]),
+            ]
+        ),
     ],
 )
 def test_the_blocks_of_a_vit(pooling, at, blocks, hub, tmp_path):
@@ -376,6 +381,7 @@ CV = {
 }
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("family,known", [*((family, True) for family in CV), ("ResNet", False)])
 def test_keras_cv(family, known):
     cv = pytest.importorskip("keras_cv", reason="KerasCV is not installed").models
@@ -491,9 +497,17 @@ def image_data_format():
     keras.config.set_image_data_format("channels_last")
 
 
-@pytest.mark.parametrize("everywhere", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("at", [None, [], ["relu_2"]])
+FORMATS = list(itertools.product((None, [], ["relu_2"]), (False, True), ("last", "first")))
+QUICK_FORMATS = [(None, True, "first"), (["relu_2"], False, "last")]
+
+
+@pytest.mark.parametrize(
+    "at,nested,everywhere",
+    [
+        pytest.param(*case, marks=() if case in QUICK_FORMATS else pytest.mark.large)
+        for case in FORMATS
+    ],
+)
 def test_channels_first(at, nested, everywhere, image_data_format):
     """The same numbers as the channels_last model with the same weights."""
     import tensorflow as tf
@@ -501,7 +515,7 @@ def test_channels_first(at, nested, everywhere, image_data_format):
     first, last = plain(data_format="channels_first"), plain()
     randomize(last)
     first.set_weights(last.get_weights())
-    image_data_format(everywhere)
+    image_data_format(f"channels_{everywhere}")
     networks = [attach_exits(around(b) if nested else b, 5, at=at) for b in (first, last)]
     assert taps(networks[0]) == taps(networks[1])
     networks[0].set_weights(networks[1].get_weights())

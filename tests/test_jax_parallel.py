@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 TESTS = pathlib.Path(__file__).parent
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None, reason="jax is not installed"
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed"),
+]
 
 
 @pytest.fixture(scope="module")

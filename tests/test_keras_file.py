@@ -52,6 +52,7 @@ def loaded_elsewhere(folder, paths, images):
     return list(json.loads(done.stdout.partition("RESULT")[2]).values())
 
 
+@pytest.mark.process
 def test_files_load_where_the_library_is_missing(tmp_path):
     shallow = tiny_network(input_shape=(8, 8, 3), shortcut="A")
     odd = attach_exits(every_own_layer(), 5, at=[])

@@ -343,6 +343,7 @@ def test_arguments_that_do_not_fit_are_named():
 
 
 @on_tensorflow
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.torch)])
 def test_the_same_under_another_backend(backend):
     if importlib.util.find_spec(backend) is None:

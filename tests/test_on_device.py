@@ -131,6 +131,7 @@ runpy.run_path(app, run_name="__main__")
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.torch)])
 def test_the_same_on_another_backend(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:

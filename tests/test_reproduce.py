@@ -21,7 +21,6 @@ import reproduction.costs
 import reproduction.figures
 import reproduction.page
 import reproduction.runs
-import reproduction.statistics as statistics
 import reproduction.steps
 import reproduction.tables
 import run_networks
@@ -154,7 +153,7 @@ def test_costs_are_counted():
 
 def test_statistics_agree_with_scipy():
     values, others = {0: 71.2, 1: 70.4, 2: 72.9, 5: 1.0}, {0: 70.1, 1: 70.0, 2: 71.5}
-    found = statistics.compare(values, others)
+    found = reproduction.figures.compare(values, others)
     a, b = ([each[seed] for seed in range(3)] for each in (values, others))
     expected = stats.ttest_rel(a, b)
     interval = expected.confidence_interval(0.95)
@@ -165,23 +164,31 @@ def test_statistics_agree_with_scipy():
     assert found.high - found.difference == pytest.approx(
         4.30265 * 0.51316 / math.sqrt(3), rel=1e-4
     )
-    assert statistics.mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(math.sqrt(2)))
+    assert reproduction.figures._spread([1.0, 3.0]) == f"2.00 ± {math.sqrt(2):.2f} (n=2)"
 
 
 def test_what_cannot_be_tested_is_not():
-    single = statistics.compare({0: 2.0}, {0: 1.0})
+    single = reproduction.figures.compare({0: 2.0}, {0: 1.0})
     assert single.difference == 1.0 and math.isnan(single.p)
-    assert "nothing can be said" in statistics.sentence(single, single.p)
-    same = statistics.compare({0: 0.3, 1: 0.4}, {0: 0.1, 1: 0.2})
-    assert math.isnan(same.p) and "nothing can be said" in statistics.sentence(same, same.p)
-    assert statistics.compare({0: 1.0}, {1: 1.0}) is None
+    assert "nothing can be said" in reproduction.figures.sentence(single, single.p)
+    same = reproduction.figures.compare({0: 0.3, 1: 0.4}, {0: 0.1, 1: 0.2})
+    assert math.isnan(same.p) and "nothing can be said" in reproduction.figures.sentence(
+        same, same.p
+    )
+    cells = [reproduction.tables.Cell("a", None), reproduction.tables.Cell("b", None, against="a")]
+    rows = [reproduction.figures.Measured(*pair) for pair in zip(cells, ({0: 1.0}, {1: 1.0}))]
+    assert reproduction.figures.comparisons_table(rows)[1] == []  # no seed in common
 
 
 def test_holm():
     nan = math.nan
-    assert statistics.holm([0.04, nan, 0.01, 0.03])[::2] == pytest.approx([0.06, 0.03])
-    np.testing.assert_allclose(statistics.holm([0.04, nan, 0.01, 0.03]), [0.06, nan, 0.03, 0.06])
-    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert reproduction.figures.holm([0.04, nan, 0.01, 0.03])[::2] == pytest.approx([0.06, 0.03])
+    np.testing.assert_allclose(
+        reproduction.figures.holm([0.04, nan, 0.01, 0.03]), [0.06, nan, 0.03, 0.06]
+    )
+    assert (
+        reproduction.figures.holm([0.9, 0.8]) == [1.0, 1.0] and reproduction.figures.holm([]) == []
+    )
 
 
 def made_up(folder, accuracies, seed, **about):
@@ -426,6 +433,7 @@ def carried_out(tmp_path_factory):
     return output, done, list(answers.values())
 
 
+@pytest.mark.process
 def test_small_files_are_packed(carried_out):
     output, done, _ = carried_out
     assert done.returncode == 0, done.stderr[-3000:]
@@ -439,6 +447,7 @@ def test_small_files_are_packed(carried_out):
     assert wrong.returncode == 2 and b"usage" in wrong.stderr
 
 
+@pytest.mark.process
 def test_a_row_is_carried_out(carried_out):
     output, done, _ = carried_out
     assert done.returncode == 0, done.stderr[-3000:]
@@ -456,6 +465,7 @@ def test_a_row_is_carried_out(carried_out):
     assert results["flags"]["validation"] == 0 and list(results["measured"]) == ["test"]
 
 
+@pytest.mark.process
 def test_the_same_command_finds_it_finished(carried_out):
     output, done, ((code, planned), (again_code, again)) = carried_out
     assert code == again_code == 0

@@ -1,8 +1,12 @@
 """The results card: its numbers, its plots, and a page that needs nothing else."""
 
+import base64
 import html.parser
+import importlib.util
 import json
 import re
+import sys
+import xml.etree.ElementTree
 
 import keras
 import numpy as np
@@ -10,9 +14,14 @@ import pytest
 from conftest import answers_of, smallest_network, tiny_network, with_mixed_answers
 
 from sd_keras import analysis, inference, results_card
-from sd_keras.results_card import charts, latencies, svg
+from sd_keras.export import model_card
+from sd_keras.results_card import latencies, page, plots
 from sd_keras.results_card.figures import reliability
-from sd_keras.results_card.tables import exits_table, points_table, times_table
+from sd_keras.results_card.page import exits_table, points_table, times_table
+
+needs_plots = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None, reason="needs the extra plots"
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,49 +103,43 @@ def test_tables_hold_the_figures(card):
         assert cells["accuracy (%)"] == f"{100 * own['accuracy']:.2f}"
         assert cells["cross entropy"] == f"{own['cross_entropy']:.4f}"
         assert cells["MACs (M)"] == f"{card['costs'][name]['macs'] / 1e6:.2f}"
-    assert rows[3][5:7] == ["–", "–"]
+    assert rows[3][5:7] == [None, None]
     header, times = times_table(card)
     assert header == ["exit", "ms, batch 1", "ms, batch 32"]
     assert times[0] == ["exit_1", "1.00", "10.50"] and len(times) == 4
     header, rows = points_table(card)
-    assert [row[0] for row in rows] == ["given policy", *["0", "0.5", "1", "2"] * 2]
+    assert [row[0] for row in rows] == ["policy", *["0", "0.5", "1", "2"] * 2]
     shares = card["early_exit"]["points"][0]["shares"]
     expected = f"{shares[0] + 3 * shares[1]:.2f}"
     assert rows[0][header.index("ms, batch 1")] == expected
     lines = results_card.as_markdown(card).splitlines()
-    assert lines[0] == "# <tiny>" and "- data: noise & no more" in lines
+    assert lines[0] == "# &lt;tiny&gt;" and "- data: noise &amp; no more" in lines
     assert sum(line.startswith("| exit_") for line in lines) == 4
-
-
-TABLES = (exits_table, times_table, points_table)
-
-
-def test_tables_fit_a_page(card):
-    for table in TABLES:
-        header, rows = table(card)
-        widest = [max(map(len, (*name.split(), *cells))) for name, *cells in zip(header, *rows)]
-        assert 7.2 * sum(widest) + 13 * len(widest) < 960  # digits of .87rem, paddings, margins
+    assert sum("| – |" in line for line in lines) == 3  # of ensemble, baseline and policy
 
 
 class Page(html.parser.HTMLParser):
     """Collects what a page holds, and checks that every element is closed."""
 
-    EMPTY = ("meta", "br")
+    EMPTY = ("meta", "br", "img")
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.cells, self.links = [], [], [], []
+        self.open, self.tags, self.cells, self.links, self.images = [], [], [], [], []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href")]
+        for name, value in attributes:
+            if tag == "img" and name == "src":
+                kind, _, data = value.partition(";base64,")
+                assert kind == "data:image/svg+xml"
+                self.images.append(base64.b64decode(data))
+            elif name in ("src", "href"):
+                self.links.append(value)
         if tag not in self.EMPTY:
             self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -146,26 +149,87 @@ class Page(html.parser.HTMLParser):
             self.cells.append(text)
 
 
+@needs_plots
 def test_the_page_is_whole_and_loads_nothing(card):
     text = results_card.as_html(card)
     page = Page(text)
     assert not page.open and not page.links
-    assert not re.search(r"https?:|url\(|@import|<script", text)
-    assert page.tags.count("svg") == 2 + 3  # accuracy twice, reliability of two and ensemble
+    without_images = re.sub(r'src="data:[^"]*"', "", text)
+    assert not re.search(r"https?:|url\(|@import|<script|src=", without_images)
+    for image in page.images:  # accuracy, exit shares, reliability
+        assert xml.etree.ElementTree.fromstring(image).tag.endswith("svg")
+    assert len(page.images) == 3
     assert page.cells[:2] == ["<tiny>", "noise & no more"]
-    cells = [cell for table in TABLES for row in table(card)[1] for cell in row]
-    assert [cell for cell in page.cells if cell in set(cells)] == cells
-    assert not re.search(r"\b(nan|inf)\b", text)
+    tables = [table(card)[1] for table in (exits_table, times_table, points_table)]
+    cells = [cell or "–" for rows in tables for row in rows for cell in row]
+    assert page.cells[-len(cells) :] == cells
+    assert not re.search(r"\b(nan|inf)\b", without_images)
+    assert text == results_card.as_html(card)
 
 
+def test_a_card_without_matplotlib_has_its_tables_and_says_what_is_missing(card, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not results_card.has_plots()
+    text = results_card.as_html(card)
+    page = Page(text)
+    assert not page.images and page.tags.count("table") == 3
+    assert "pip install '.[plots]'" in html.unescape(text)
+    with pytest.raises(ImportError, match=r"pip install '\.\[plots\]'"):
+        plots.axes()
+
+
+@needs_plots
+def test_plots_hold_the_figures(card):
+    by_macs, by_time = plots.accuracy_by_cost(page._accuracy_panels(card)).axes
+    for axis, costs in ((by_macs, "costs"), (by_time, "latency")):
+        lines = {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()}
+        assert list(lines)[1:] == ["exit_1", "exit_2", "ensemble", "plain baseline"]
+        x = card["costs"]["exit_1"]["macs"] / 1e6 if costs == "costs" else 1.0
+        accuracy = 100 * card["measured"]["exit_1"]["accuracy"]
+        assert lines["exit_1"] == [pytest.approx([x, accuracy])]
+        assert len(lines["early exit"]) == len(card["early_exit"]["curve"]["cost"])
+    assert by_macs.get_xlabel() == "multiply-accumulates (M)"
+    assert by_time.get_xlabel() == "milliseconds, batch 1"
+    (axis,) = plots.exit_shares({"a": [0.25, 0.75], "b": [1.0, 0.0]}).axes
+    bars = [(bar.get_x(), bar.get_width()) for bar in axis.patches]
+    assert bars == [(0, 25), (0, 100), (25, 75), (100, 0)]
+    bins = {"share": [0.2, 0, 0.8], "confidence": [0.3, None, 0.9], "accuracy": [0.1, None, 1.0]}
+    (axis,) = plots.reliability_diagrams({"exit_1": bins}, {"exit_1": bins}).axes
+    assert [bar.get_height() for bar in axis.patches] == [0.1, 0, 1]
+    calibrated = axis.get_lines()[1].get_xydata()
+    assert np.nan_to_num(calibrated).tolist() == [[0.3, 0.1], [0, 0], [0.9, 1.0]]
+
+
+def test_names_do_not_bring_html_or_control_characters_into_cards(card):
+    names = ["<script>alert(1)</script>", "cat\x1b[31m", "a|b\u202e", "été\u3000犬"]
+    hostile = card | {"title": names[0], "about": {"<b>": ", ".join(names)}}
+    exported = {
+        "name": names[0],
+        "image": {"shape": [8, 8, 1], "pixels": "raw", "encoded": "<i>", "max_pixels": 9},
+        **{"classes": 4, "exits": ["exit_1"], "costs": None, "versions": {"keras": "3"}},
+        "measured": {"<b>": analysis.evaluate_logits({"exit_1": np.eye(4)}, np.arange(4))},
+        **{"early_exit": None, "temperatures": [1.0], "ensemble_weights": None},
+        "about": {"classes": names, "<b>": 1},
+    }
+    markdown = [results_card.as_markdown(hostile), model_card.as_markdown(exported)]
+    for text in markdown:
+        assert not re.search(r"<[a-z/]", text)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", text)
+        assert r"cat\x1b[31m" in text and r"a\|b\u202e" in text and "été\u3000犬" in text
+        assert "# &lt;script&gt;alert(1)&lt;/script&gt;" in text
+    text = results_card.as_html(hostile)
+    assert "<script" not in text and "\x1b" not in text and r"cat\x1b[31m" in text
+
+
+@pytest.mark.filterwarnings("ignore:the temperature is at its bound")
 def test_one_exit_and_no_times(data):
     _, validation, test, plain = data
     card = results_card.figures(plain, validation, test)
     assert card["early_exit"] is None and card["baseline"] is None
     assert [row[0] for row in exits_table(card)[1]] == ["exit_1"]
-    assert charts.accuracy_by_latency(card) is None
-    assert Page(results_card.as_html(card)).tags.count("svg") == 2
-    assert "Leaving early" not in results_card.as_markdown(card)
+    page = Page(results_card.as_html(card))
+    assert len(page.images) == (2 if results_card.has_plots() else 0)
+    assert "Early exit" not in results_card.as_markdown(card)
     with pytest.raises(ValueError, match="`validation` must hold images. Received: validation w"):
         results_card.figures(plain, None, test)
 
@@ -191,28 +255,6 @@ def test_latencies_of_keras_name_all_exits(data):
     assert list(found["milliseconds"]) == ["exit_1", "exit_2", "ensemble", "baseline"]
     assert all(set(times) == {"1", "3"} for times in found["milliseconds"].values())
     assert len(found["path"]) == 2 and min(found["path"]) > 0
-
-
-def test_signs_do_not_cover_each_other():
-    plot = svg.Plot((0, 10), (90, 100), "x", "y")
-    plot.signs([(5, 95 + 0.01 * index, str(index), "c0", "") for index in range(6)])
-    places = plot.taken[6:]
-    distances = [np.hypot(*np.subtract(a, b)) for a in places for b in plot.taken if a is not b]
-    assert len(places) == 6 and min(distances) > 2 * svg.RADIUS
-    for x, y in places:
-        assert plot.left < x < plot.right and plot.top < y < plot.bottom
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (96.1, 98.2, [96.5, 97, 97.5, 98]),
-        (0, 2.6, [0, 0.5, 1, 1.5, 2, 2.5]),
-    ],
-)
-def test_ticks_are_round(low, high, expected):
-    assert svg.ticks(low, high) == expected
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import tiny_model, tiny_network
+from conftest import smallest_network, tiny_model, tiny_network
 from keras import ops
 
 import sd_keras
@@ -52,7 +52,7 @@ def test_total_loss_is_the_papers_sum(images, labels):
 
 
 def test_logs_name_exits_objectives_and_ensemble(images, labels):
-    model = tiny_model(methods.get(BOTH), CropFlip(1))
+    model = tiny_model(methods.get(BOTH), CropFlip(1), eager=True)
     data = {"validation_data": (images, labels), "verbose": 0}
     history = model.fit(images, labels, batch_size=16, **data).history
     within = {"loss", "exit_1_loss", "exit_2_loss", "exit_kl", "exit_hint"}
@@ -63,7 +63,7 @@ def test_logs_name_exits_objectives_and_ensemble(images, labels):
 
 
 def test_evaluate_measures_one_undistorted_view(images, labels):
-    model = tiny_model(methods.get(BOTH), CropFlip(3))
+    model = tiny_model(methods.get(BOTH), CropFlip(3), eager=True)
     model.fit(images, labels, verbose=0)
     measured = model.evaluate(images, labels, batch_size=10, verbose=0, return_dict=True)
     outputs = to_numpy(model.network(images))
@@ -110,7 +110,7 @@ def test_numpy_tf_data_and_pydataset_train_alike(images, labels):
     losses = []
     for form in ("numpy", "tf.data", "PyDataset"):
         keras.utils.set_random_seed(7)
-        model = tiny_model(methods.get(BOTH), CropFlip(1, seed=3))
+        model = tiny_model(methods.data_distortion(), CropFlip(1, seed=3), at=[], eager=True)
         if form == "numpy":
             history = model.fit(images, labels, batch_size=16, shuffle=False, epochs=2, verbose=0)
         elif form == "tf.data":
@@ -127,7 +127,7 @@ def test_one_hot_labels_equal_class_numbers(images, labels):
     losses = []
     for y in (labels, labels[:, None], np.eye(4, dtype="float32")[labels]):
         keras.utils.set_random_seed(7)
-        history = tiny_model(methods.get(BOTH), CropFlip(1, seed=3)).fit(
+        history = tiny_model(methods.get(BOTH), CropFlip(1, seed=3), eager=True).fit(
             images, y, shuffle=False, verbose=0
         )
         losses.append([history.history[k][0] for k in ("loss", "exit_2_accuracy")])
@@ -137,7 +137,7 @@ def test_one_hot_labels_equal_class_numbers(images, labels):
 
 def test_soft_labels(images, labels):
     soft = np.full((32, 4), 0.1, "float32") + 0.6 * np.eye(4, dtype="float32")[labels]
-    model = tiny_model(methods.deep_supervision())
+    model = tiny_model(methods.deep_supervision(), eager=True)
     measured = model.evaluate(images, soft, verbose=0, return_dict=True)
     z = to_numpy(model.network(images))["exit_1"]
     expected = -(soft * np.log(softmax(z))).sum(-1).mean()
@@ -145,7 +145,7 @@ def test_soft_labels(images, labels):
 
 
 def test_sample_weight_and_class_weight(images, labels):
-    model = tiny_model(methods.deep_supervision())
+    model = tiny_model(methods.deep_supervision(), eager=True)
     outputs = to_numpy(model.network(images))
     weight = np.linspace(0, 2, 32).astype("float32")
     expected = sum((weight * cross_entropy(labels, outputs[f"exit_{i}"])).mean() for i in (1, 2))
@@ -156,7 +156,7 @@ def test_sample_weight_and_class_weight(images, labels):
     per_image = np.array([per_class[y] for y in labels], "float32")
     for arguments in ({"class_weight": per_class}, {"sample_weight": per_image}):
         keras.utils.set_random_seed(7)
-        model = tiny_model(methods.get(BOTH), CropFlip(1, seed=3))
+        model = tiny_model(methods.get(BOTH), CropFlip(1, seed=3), eager=True)
         history = model.fit(images, labels, shuffle=False, verbose=0, **arguments)
         losses.append(history.history["loss"])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
@@ -182,7 +182,7 @@ def test_sample_weight_and_class_weight(images, labels):
     ids=["label smoothing", "focal", "sparse", "function"],
 )
 def test_compile_loss_replaces_the_label_loss_at_every_exit(images, labels, loss, reference):
-    model = tiny_model(methods.deep_supervision(), compile_with={"loss": loss})
+    model = tiny_model(methods.deep_supervision(), compile_with={"loss": loss}, eager=True)
     measured = model.evaluate(images, labels, verbose=0, return_dict=True)
     outputs = to_numpy(model.network(images))
     for name in ("exit_1", "exit_2"):
@@ -195,7 +195,7 @@ def test_regularizers_count(images, labels):
     network.get_layer("classifier_2").kernel_regularizer = keras.regularizers.L2(0.5)
     network = keras.models.clone_model(network)
     model = sd_keras.SelfDistillModel(network, methods.baseline())
-    model.compile(sd_keras.optimizers.SGD(0.1))
+    model.compile(sd_keras.optimizers.SGD(0.1), run_eagerly=True)
     measured = model.evaluate(images, labels, verbose=0, return_dict=True)
     kernel = ops.convert_to_numpy(network.get_layer("classifier_2").kernel)
     penalty = 0.5 * (kernel.astype("float64") ** 2).sum()
@@ -212,10 +212,10 @@ def test_ready_made_views_equal_drawn_ones(images, labels):
         (tf.data.Dataset.from_tensor_slices((views, labels)).batch(32), None),
     ):
         keras.utils.set_random_seed(7)
-        model = tiny_model(methods.get(BOTH))
+        model = tiny_model(methods.get(BOTH), eager=True)
         losses.append(model.fit(*data, shuffle=False, verbose=0).history["loss"])
     keras.utils.set_random_seed(7)
-    model = tiny_model(methods.get(BOTH))
+    model = tiny_model(methods.get(BOTH), eager=True)
     outputs = model(tuple(ops.convert_to_tensor(v) for v in views), training=True)
     expected = model.compute_loss(views, labels, outputs, training=True)
     np.testing.assert_allclose(losses[0], float(expected), rtol=1e-5)
@@ -223,11 +223,11 @@ def test_ready_made_views_equal_drawn_ones(images, labels):
 
 
 def test_the_two_views_are_different_draws(images, labels):
-    model = tiny_model(methods.data_distortion(), CropFlip(2), at=[])
+    model = tiny_model(methods.data_distortion(), CropFlip(2), at=[], eager=True)
     drawn, _ = model.begin_step(images, labels, None)
     assert len(drawn) == 2
     assert not np.array_equal(drawn[0], drawn[1])
-    same = tiny_model(methods.data_distortion(), lambda x: x, at=[])
+    same = tiny_model(methods.data_distortion(), lambda x: x, at=[], eager=True)
     history = same.fit(images, labels, verbose=0).history
     assert history["view_kl"][0] == 0
     assert history["view_mmd"][0] == 0
@@ -276,19 +276,21 @@ def test_mixed_images_and_labels_are_learnt_from(images, labels, ready):
 
 def test_mixing_is_saved_with_the_model_and_goes_on(images, labels, tmp_path):
     mixing = sd_keras.mixing.Mix(0.2, 1.0, seed=3)
-    model = tiny_model(methods.get(BOTH), CropFlip(1, seed=1), mixing=mixing)
-    model.fit(images, labels, batch_size=8, shuffle=False, verbose=0)
+    model = tiny_model(methods.data_distortion(), CropFlip(1, seed=1), mixing=mixing, eager=True)
+    model.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.mixing.get_config() == mixing.get_config()
-    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    options = {"batch_size": 16, "shuffle": False, "verbose": 0}
     first, second = (m.fit(images, labels, **options).history for m in (model, loaded))
     assert first == second
 
 
 def test_keras_layers_serve_as_distortions(images, labels):
     layer = keras.layers.RandomTranslation(0.2, 0.2, seed=1)
-    history = tiny_model(methods.data_distortion(), layer, at=[]).fit(images, labels, verbose=0)
+    history = tiny_model(methods.data_distortion(), layer, at=[], eager=True).fit(
+        images, labels, verbose=0
+    )
     assert history.history["view_mmd"][0] > 0
 
 
@@ -320,20 +322,37 @@ def test_mixed_precision_keeps_losses_in_float32(images, labels, policy):
     assert scaled == (policy == "mixed_float16")
 
 
+@pytest.fixture(scope="module")
+def fitted_losses():
+    """Losses of a fit by compile options, each fitted once."""
+    images = np.random.default_rng(1).integers(0, 256, (32, 8, 8, 1)).astype("uint8")
+    labels = np.random.default_rng(2).integers(0, 4, 32).astype("int32")
+    views = tuple(np.array(CropFlip(2, seed=s)(images)) for s in (1, 2))
+    losses = {}
+
+    def losses_with(settings):
+        key = str(settings)
+        if key not in losses:
+            keras.utils.set_random_seed(7)
+            model = tiny_model(methods.get(BOTH), compile_with={"jit_compile": False} | settings)
+            options = {"batch_size": 8, "shuffle": False, "epochs": 2, "verbose": 0}
+            losses[key] = model.fit(views, labels, **options).history["loss"]
+        return losses[key]
+
+    return losses_with
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}],
+    [
+        {"run_eagerly": True},
+        {"steps_per_execution": 2},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.large),
+    ],
     ids=lambda s: next(iter(s)),
 )
-def test_compile_options_give_the_same_losses(images, labels, settings):
-    views = tuple(np.array(CropFlip(2, seed=s)(images)) for s in (1, 2))
-    losses = []
-    for extra in ({"jit_compile": False}, settings):
-        keras.utils.set_random_seed(7)
-        model = tiny_model(methods.get(BOTH), compile_with=extra)
-        options = {"batch_size": 8, "shuffle": False, "epochs": 2, "verbose": 0}
-        losses.append(model.fit(views, labels, **options).history["loss"])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+def test_compile_options_give_the_same_losses(settings, fitted_losses):
+    np.testing.assert_allclose(fitted_losses(settings), fitted_losses({}), rtol=1e-4)
 
 
 @pytest.mark.parametrize("option", [{"gradient_accumulation_steps": 2}, {"use_ema": True}])
@@ -352,7 +371,7 @@ def test_metrics_can_be_given_per_output_and_weighted(images, labels):
         },
         "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="weighted")],
     }
-    model = tiny_model(methods.deep_supervision(), compile_with=settings)
+    model = tiny_model(methods.deep_supervision(), compile_with=settings, eager=True)
     weight = (labels == 1).astype("float32")
     got = model.evaluate(images, labels, sample_weight=weight, verbose=0, return_dict=True)
     z = to_numpy(model.network(images))
@@ -377,7 +396,9 @@ def test_validation_may_have_labels_of_the_other_form(images, labels):
     metric = keras.metrics.CategoricalAccuracy(name="accuracy")
     for metrics in (["accuracy"], [metric]):
         for train, other in ((one_hot, labels), (labels, one_hot)):
-            model = tiny_model(methods.deep_supervision(), compile_with={"metrics": metrics})
+            model = tiny_model(
+                methods.deep_supervision(), compile_with={"metrics": metrics}, eager=True
+            )
             model.fit(images, train, verbose=0)
             measured = model.evaluate(images, other, verbose=0, return_dict=True)
             z = to_numpy(model.network(images))["exit_1"]
@@ -397,7 +418,7 @@ def test_streams_of_unknown_length_do_not_count_a_step_too_many(images, labels):
 
 def test_layers_that_distort_in_training_only(images, labels):
     noise = keras.layers.GaussianNoise(1.0, seed=1)
-    model = tiny_model(methods.data_distortion(), noise, at=[])
+    model = tiny_model(methods.data_distortion(), noise, at=[], eager=True)
     history = model.fit(images.astype("float32"), labels, verbose=0)
     assert history.history["view_mmd"][0] > 0
 
@@ -414,7 +435,7 @@ def test_a_loaded_float16_network_keeps_its_loss_scaling(tmp_path):
 
 @pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError()])
 def test_dense_losses_of_keras_take_class_numbers(images, labels, loss):
-    model = tiny_model(methods.deep_supervision(), compile_with={"loss": loss})
+    model = tiny_model(methods.deep_supervision(), compile_with={"loss": loss}, eager=True)
     measured = model.evaluate(images, labels, verbose=0, return_dict=True)
     z = to_numpy(model.network(images))["exit_1"]
     expected = ((z - np.eye(4)[labels]) ** 2).mean()
@@ -427,7 +448,8 @@ def test_a_step_is_traced_once(images, labels, metrics, training, monkeypatch):
     """TensorFlow traces again what creates variables: optimizer and metrics come before."""
     if keras.config.backend() != "tensorflow":
         pytest.skip("only TensorFlow traces a step so")
-    model = tiny_model(compile_with={"metrics": metrics})
+    model = sd_keras.SelfDistillModel(smallest_network())
+    model.compile(sd_keras.optimizers.SGD(0.05), metrics=metrics)
     traced = []
     compute_loss = model.compute_loss
     monkeypatch.setattr(

@@ -130,14 +130,14 @@ def test_every_network(name):
     check(attach_exits(models.build(name), 5))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["ResNet50V2", "MobileNetV2", "EfficientNetB0", "ConvNeXtTiny"])
 def test_applications(name):
     body = getattr(keras.applications, name)
     check(attach_exits(body(weights=None, include_top=False, input_shape=(32, 32, 3)), 5))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_keras_hub():
     keras_hub = pytest.importorskip("keras_hub")
     body = keras_hub.models.ResNetBackbone(

@@ -1,32 +1,34 @@
-"""The part of benchmark.py that trains on the machine's own device, beside plain PyTorch.
+"""The benchmark of training on the machine's accelerator, against plain PyTorch.
 
-Run by `python apps/benchmark.py train --device`, see there. Every method is trained by the
-ordinary `fit` on `sd_keras.data.OnDevice`, and by the same step in PyTorch where that is
-installed. Each is a process of its own, so that its compilation and its memory are its own; all
-are started together, wait for each other and train an epoch in turn. This process imports no
-framework: the accelerator is for those that measure.
+Every method is trained by the ordinary `fit` on `sd_keras.data.OnDevice`, and by the same step in
+PyTorch. Each is a process of its own, so that its compilation and its memory are its own; all
+are started together, wait for each other and train an epoch in turn. The process that starts
+them imports no framework: the accelerator is for those that measure.
 """
 
 import importlib.util
-import json
-import os
+import statistics
+import sys
 import tempfile
-from typing import NamedTuple
+from types import SimpleNamespace
 
-from benchmarks.device_rows import (
-    BAR_DEVICE,
-    PLAIN,
-    SPEED_BAR,
-    VIEWS,
-    Measured,
-    peak_rows,
-    ratio_rows,
-    side_rows,
+from benchmarks.harness import (
+    WorkerProcess,
+    batch,
+    figure,
+    interleave,
+    speed_ratio,
+    take_turns,
 )
-from benchmarks.networks import CIFAR, IMAGENET
-from benchmarks.sides import Side, end, in_turn
+from machine import accelerators
 
-BATCH_SIZE, PRECISION = 128, "mixed_bfloat16"
+PLAIN, BYOT, DDGSD = "baseline", "be_your_own_teacher", "data_distortion"
+# Views of an image that a step of each method forwards.
+VIEWS = {PLAIN: 1, BYOT: 1, DDGSD: 2, f"{BYOT}+{DDGSD}": 2}
+# The bars hold on this device with the default settings: images per second of the plain network;
+# of each method against the plain network, by view; against PyTorch.
+BAR_DEVICE, SPEED_BAR, TORCH_BAR = "H200", ">= 40000", ">= 1.0"
+METHOD_BARS = {BYOT: ">= 0.9", DDGSD: ">= 0.95"}
 # Steps in one program, unless a divisor of an epoch's steps is taken.
 BLOCK = 100
 # Rounds that do not count: one compiles, one warms up.
@@ -37,34 +39,6 @@ ENVIRONMENT = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "JAX_ENABLE_COMPILATION_CACHE": "false",
 }
-
-
-class Settings(NamedTuple):
-    """What is trained: the flags, and the steps of an epoch and of a block.
-
-    `are_defaults` tells whether it is what the bars are for.
-    """
-
-    model: str
-    num_classes: int
-    batch_size: int
-    precision: list
-    methods: list
-    repeats: int
-    steps: int
-    block: int
-    are_defaults: bool
-
-    @property
-    def images(self):
-        """Images of an epoch, which all lie on the device."""
-        return self.steps * self.batch_size
-
-    def shown(self):
-        """Returns what a report says."""
-        values = self._asdict()
-        del values["are_defaults"]
-        return {"device": True, **values, "images": self.images}
 
 
 def whole_blocks(images, batch_size):
@@ -83,122 +57,202 @@ def whole_blocks(images, batch_size):
     )
 
 
-def check(flags, parts):
-    """Ends the program for flags that do not go together."""
-    if not flags.device:
-        for name in ("images", "methods"):
-            if not flags[name].using_default_value:
-                received = f"--{name}={flags[name].value}"
-                raise SystemExit(f"`--{name}` needs `--device`. Received: {received}")
-        return
-    if not flags.methods or not set(flags.methods) <= set(VIEWS):
-        raise SystemExit(
-            f"`--methods` must be of {', '.join(VIEWS)}. Received: --methods={flags.methods}"
-        )
-    if parts != ["train"]:
-        raise SystemExit(f"`--device` is for train alone. Received: {', '.join(parts)}")
-    for name in ("workers", "image_size", "piece_batch_size"):
-        if not flags[name].using_default_value:
-            received = f"--device --{name}={flags[name].value}"
-            raise SystemExit(f"`--{name}` does not go with `--device`. Received: {received}")
-    settings_of(flags)
-
-
-def settings_of(flags):
-    """Returns the Settings that flags stand for, with the defaults of this part."""
-    defaults = {"batch_size": BATCH_SIZE, "precision": [PRECISION]}
-    values = {
-        name: default if flags[name].using_default_value else flags[name].value
-        for name, default in defaults.items()
-    }
-    steps, block = whole_blocks(flags.images, values["batch_size"])
-    names = ("model", "num_classes", "images")
-    are_defaults = all(flags[name].value == flags[name].default for name in names)
-    are_defaults = are_defaults and values == defaults
-    kept = {name: flags[name].value for name in ("model", "num_classes", "repeats", "methods")}
-    return Settings(**kept, **values, steps=steps, block=block, are_defaults=are_defaults)
-
-
-def has_torch(settings, notes):
-    """Tells whether there is a PyTorch side; where there is none, the notes say why."""
-    if importlib.util.find_spec("torch") is None:
-        notes.append("torch is left out: PyTorch is not installed (pip install '.[torch]')")
-    elif settings.model not in {**CIFAR, **IMAGENET}:
-        notes.append(f"torch is left out: {settings.model} is not written in PyTorch here")
-    else:
-        return True
-    return False
-
-
-def device_figures(flags):
-    """Returns the figures, and notes on them."""
-    settings, notes, figures = settings_of(flags), [], []
-    sides = ["ours"] + ["torch"] * has_torch(settings, notes)
+def device(settings):
+    """Yields the figures, and notes on them."""
+    steps, block = whole_blocks(settings.images, settings.batch_size)
+    sides = {"ours": "device.train_in_turns", "torch": "pytorch.train_in_turns"}
+    reason = without_torch(settings.model)
+    if reason:
+        yield f"torch is left out: {reason}"
+        del sides["torch"]
+    yield f"epochs of {steps} steps of {settings.batch_size} images"
     for precision in settings.precision:
-        peaks = [_peak(side, precision) for side in sides]
-        is_accelerator = peaks[0]["is_accelerator"]
-        has_bars = BAR_DEVICE in peaks[0]["device"] and settings.are_defaults
-        rows, peak = peak_rows(peaks, precision)
-        results = _trained(sides, settings, precision)
-        for (side, method), measured in results.items():
-            bar = SPEED_BAR if has_bars and (side, method) == ("ours", PLAIN) else None
-            name = f"{side}, {method}"
-            rows += side_rows(name, measured, peak, is_accelerator, precision, bar)
-        figures += rows + ratio_rows(results, precision, has_bars)
-    return figures, notes + _notes(peaks, has_bars, settings)
-
-
-def _notes(peaks, has_bars, settings):
-    about = ", ".join(f"{peak['framework']} on {peak['device']}" for peak in peaks)
-    lines = [f"{about}; epochs of {settings.steps} steps of {settings.batch_size} images"]
-    if not has_bars:
-        lines.append(f"the bars are for {BAR_DEVICE} and the default settings, not for this run")
-    if len({peak["is_accelerator"] for peak in peaks}) > 1:
-        lines.append("the frameworks work on different devices: do not compare them")
-    return lines
-
-
-def _peak(side, precision):
-    process = Side(f"the peak of {side}", "peak", side, precision, environment=ENVIRONMENT)
-    try:
-        return process.answer()
-    finally:
-        end([process])
-
-
-def _trained(names, settings, precision):
-    """Trains every method on every side in turn; returns (side, method) to Measured."""
-    sides = {}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:
-        try:
+        peaks = [peak(side, precision) for side in sides]
+        has_bars = BAR_DEVICE in peaks[0]["device"] and not settings.chosen
+        if not has_bars:
+            yield f"the bars are for {BAR_DEVICE} and the default settings, not for this run"
+        if len({bool(each["is_accelerator"]) for each in peaks}) > 1:
+            yield "the frameworks work on different devices: do not compare them"
+        for each in peaks:
+            for name, values in each["rates"].items():
+                title = f"peak of a {name}, {each['framework']}"
+                note = f"best {max(values):.3f}; {each['device']}"
+                yield figure(title, values, unit="TFLOP/s", note=note, precision=precision)
+        best = max(max(values) for each in peaks for values in each["rates"].values())
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as caches:
+            workers = {}
             for method in settings.methods:
-                for name in names:
-                    sides[name, method] = _start(name, method, settings, precision, caches)
-        except BaseException:
-            end(sides.values())
-            raise
-        abouts, answers = in_turn(sides, WARM_UP + settings.repeats)
-    results = {}
-    for (name, method), (first, *_) in answers.items():
-        counted = answers[name, method][WARM_UP:]
-        results[name, method] = Measured(
-            settings.images,
-            abouts["ours", method]["macs"],
-            first["seconds"],
-            [answer["seconds"] for answer in counted],
-            counted[-1]["memory"],
-            counted[-1].get("beside", ""),
-        )
-    return results
+                for side, function in sides.items():
+                    name = f"{side}, {method}"
+                    variables = ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/{name}"}
+                    work = {key: getattr(settings, key) for key in ("model", "num_classes")}
+                    work |= {"batch_size": settings.batch_size, "steps": steps, "block": block}
+                    work |= {"method": method, "precision": precision, "views": VIEWS[method]}
+                    workers[side, method] = [WorkerProcess(name, function, variables, **work)]
+            first, answers = take_turns(workers, WARM_UP + settings.repeats)
+        macs = {method: first["ours", method]["macs"] for method in settings.methods}
+        count = steps * settings.batch_size
+        for row in rows(answers, macs, count, best, peaks[0]["is_accelerator"], has_bars):
+            yield row | {"precision": precision}
 
 
-def _start(name, method, settings, precision, caches):
-    """Starts one side with one method."""
-    what = {"method": method, "precision": precision, "views": VIEWS[method]}
-    what["all_exits"] = method.startswith("be_your_own_teacher")
-    for each in ("model", "num_classes", "batch_size", "steps", "block"):
-        what[each] = getattr(settings, each)
-    cache = os.path.join(caches, f"{name}-{method}")
-    environment = ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": cache}
-    arguments = f"device_{name}", json.dumps(what)
-    return Side(f"{name}, {method}", *arguments, environment=environment)
+def without_torch(model):
+    """Returns why there is no PyTorch side for a network, or None."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed (pip install '.[torch]')"
+    from benchmarks.pytorch import BLOCKS
+
+    return None if model in BLOCKS else f"{model} is not written in PyTorch here"
+
+
+def rows(answers, macs, images, peak_rate, is_accelerator, has_bars):
+    """Yields speed, share of the peak, seconds to compile and memory of each side, and ratios.
+
+    Args:
+        answers: dict from (side, method) to its answers: `seconds`, `memory` and `note`.
+        macs: dict from method to multiply-accumulates of a forward pass over an image's views.
+        images: of an epoch.
+        peak_rate: in TFLOP/s.
+        is_accelerator: whether the memory is the accelerator's.
+        has_bars: whether the bars are for this device and these settings.
+    """
+    seconds = {key: [each["seconds"] for each in turns[WARM_UP:]] for key, turns in answers.items()}
+    for (side, method), values in seconds.items():
+        name, turns = f"{side}, {method}", answers[side, method]
+        bar = SPEED_BAR if has_bars and (side, method) == ("ours", PLAIN) else None
+        speeds, note = [images / value for value in values], turns[-1].get("note", "")
+        yield figure(f"{name}, images/s", speeds, bar, unit="images/s", note=note)
+        # Backward takes twice the products of forward, each of two operations.
+        gflop = 6 * macs[method] / 1e9
+        shares = [speed * gflop / (1e3 * peak_rate) for speed in speeds]
+        note = f"{gflop:.2f} GFLOP an image; peak {peak_rate:.3f} TFLOP/s"
+        more = {"unit": "%", "note": note, "gflop_per_image": gflop}
+        yield figure(f"{name}, share of the peak", shares, **more)
+        first = turns[0]["seconds"]
+        compiling, note = first - statistics.median(values), f"first epoch {first:.1f} s"
+        yield figure(f"{name}, compile time", [compiling], unit="s", note=note)
+        if turns[-1]["memory"] is not None:
+            note = "of the device" if is_accelerator else "largest resident set of the process"
+            memory = [turns[-1]["memory"] / 2**30]
+            yield figure(f"{name}, peak memory", memory, unit="GiB", note=note)
+    for side, method in answers:
+        if method != PLAIN and (side, PLAIN) in answers:
+            views = VIEWS[method]
+            name = f"{side}, {method} / plain images/s{', by view' * (views > 1)}"
+            bar = METHOD_BARS.get(method) if has_bars and side == "ours" else None
+            by_view = seconds | {(side, method): [s / views for s in seconds[side, method]]}
+            yield speed_ratio(name, by_view, (side, method), (side, PLAIN), images, bar)
+    for side, method in answers:
+        if side == "torch":
+            name, bar = f"{method}, ours / torch images/s", TORCH_BAR if has_bars else None
+            yield speed_ratio(name, seconds, ("ours", method), (side, method), images, bar)
+
+
+def train_in_turns(protocol, steps, block, method, precision, **settings):
+    """Trains an epoch of an ordinary `fit` in each turn."""
+    import keras
+    from benchmarks.training import Turns, multiply_accumulates, trainer
+
+    from sd_keras.data import OnDevice
+
+    settings = SimpleNamespace(**settings)
+    try:
+        model = trainer(settings, precision, method)
+    except ValueError as error:  # for instance for an unknown model
+        raise SystemExit(str(error)) from None
+    images = batch(settings, steps * settings.batch_size)
+    data = OnDevice(*images, settings.batch_size, seed=0, drop_remainder=True, steps=block)
+    turns = Turns(protocol, lambda: peak_memory(keras.config.backend()))
+    protocol.answer(macs=multiply_accumulates(model))
+    model.fit(data, epochs=10**6, verbose=0, callbacks=[turns])
+
+
+def peak_memory(framework):
+    """Bytes taken at most so far: on the accelerator, on a CPU by the whole process.
+
+    None where the device does not say.
+    """
+    if not accelerators(framework):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if framework == "jax":
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if framework == "tensorflow":
+        import tensorflow as tf
+
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    import torch
+
+    return torch.cuda.max_memory_allocated()
+
+
+def peak(side, precision):
+    """Returns what a device can do at best, measured in a process of its own."""
+    variables = ENVIRONMENT | ({"KERAS_BACKEND": "torch"} if side == "torch" else {})
+    name, arguments = f"the peak of {side}", {"precision": precision}
+    with WorkerProcess(name, "device.measure_peak", variables, **arguments) as worker:
+        return worker.answer()
+
+
+def measure_peak(protocol, precision):
+    """Answers with TFLOP/s of a matrix product, and of a 3x3 convolution with its gradients.
+
+    Sizes keep the device busy for a moment, not for long.
+    """
+    import keras
+    from keras import ops
+
+    from sd_keras import gradients
+
+    framework = keras.config.backend()
+    names = accelerators(framework)
+    # Rows of the matrix; images, size and channels of the convolution; calls before a wait.
+    size, (count, width, channels), calls = 1024, (16, 32, 128), 1
+    if names:
+        size, (count, width, channels), calls = 8192, (1024, 16, 256), 20
+    dtype = "bfloat16" if precision == "mixed_bfloat16" else precision
+    shapes = (size, size), (count, width, width, channels), (3, 3, channels, channels)
+    matrix, images, kernel = (keras.random.normal(s, stddev=0.1, dtype=dtype) for s in shapes)
+
+    def half_square(images, kernel):  # whose gradient is the convolution itself
+        y = ops.conv(images, kernel, padding="same", data_format="channels_last")
+        return ops.sum(ops.square(y)) / 2
+
+    functions = {
+        "matrix product": (lambda a: [a @ a], [matrix]),
+        "3x3 convolution with its gradients": (
+            lambda *tensors: gradients.of_inputs(half_square, tensors),
+            [images, kernel],
+        ),
+    }
+    operations = [2 * size**3, 3 * 2 * count * width**2 * 9 * channels**2]
+    rates = {}
+    for number, (name, (function, tensors)) in zip(operations, functions.items()):
+        function = _compiled(function, framework)
+
+        def run(function=function, tensors=tensors):
+            for _ in range(calls):
+                results = function(*tensors)
+            for result in results:  # waits for the device
+                ops.convert_to_numpy(ops.cast(result[(0,) * len(result.shape)], "float32"))
+
+        seconds = interleave({name: run}, 10, limit=5)[name]
+        rates[name] = [calls * number / value / 1e12 for value in seconds]
+    about = {"framework": framework, "device": (names or ["cpu"])[0]}
+    protocol.answer(**about, is_accelerator=bool(names), rates=rates)
+
+
+def _compiled(function, framework):
+    if framework == "jax":
+        import jax
+
+        return jax.jit(function)
+    if framework == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+    return function

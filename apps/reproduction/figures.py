@@ -1,17 +1,19 @@
-"""From the runs of a row to its figures: measured means beside the paper's, and comparisons."""
+"""The figures of a row: measured means next to the paper's, and how sure a difference is."""
 
 import csv
 import dataclasses
 import math
 
+import numpy as np
 import reproduction.costs
 import reproduction.runs
-import reproduction.statistics as statistics
+
+LEVEL = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A cell with its figures by seed; none where no run is finished."""
+    """A cell and a dict from seeds to its figures; empty where no run is finished."""
 
     cell: object
     values: dict
@@ -31,12 +33,11 @@ def measured_row(row, scale, seeds, output):
     """
     rows = []
     for cell in row.cells:
-        values, is_there = {}, True
+        values, has_exit = {}, True
         run = scale.apply(cell.run)
         if cell.measure == "acceleration":
-            rows.append(
-                Measured(cell, {"counted": reproduction.costs.acceleration(run, cell.exit)})
-            )
+            counted = reproduction.costs.acceleration(run, cell.exit)
+            rows.append(Measured(cell, {"counted": counted}))
             continue
         for seed in seeds:
             folder = output / reproduction.runs.folder_of(run, scale, seed)
@@ -44,12 +45,12 @@ def measured_row(row, scale, seeds, output):
             if results is None:
                 continue
             if cell.exit in range(1, 9) and cell.exit >= _exits(results):
-                is_there = False  # a smaller network's deepest exit has a cell of its own
+                has_exit = False  # a smaller network's deepest exit has a cell of its own
                 continue
             value = figure_of(cell, results, scale, output, folder)
             if value is not None:
                 values[seed] = value
-        if is_there:
+        if has_exit:
             rows.append(Measured(cell, values))
     return rows
 
@@ -81,13 +82,13 @@ def _separability(folder, name):
         return None
     with path.open() as file:
         rows = list(csv.reader(file))[1:]
-    # The first network is the run's own; another may stand beside it.
-    found = {row[1]: row[-1] for row in rows if row[0] == rows[0][0]}
-    return float(found[name]) if name in found else None
+    # The first network is the run's; a second one may follow.
+    ratios = {row[1]: row[-1] for row in rows if row[0] == rows[0][0]}
+    return float(ratios[name]) if name in ratios else None
 
 
 def _hours(cell, results, scale, output):
-    """Returns hours of all epochs; None where those of one are not known."""
+    """Returns the hours of all epochs; None where one's are not known."""
     parts = [results]
     if cell.measure == "all_hours":
         teacher = scale.apply(cell.run).teacher
@@ -108,45 +109,108 @@ def figures_table(rows, scale):
     lines = []
     for measured in rows:
         cell, values = measured.cell, list(measured.values.values())
-        line = [cell.label, _spread(values, cell.measure == "acceleration")]
+        mean, text = float(np.mean(values)) if values else None, _spread(values)
+        line = [cell.label, f"{mean:.2f}" if cell.measure == "acceleration" else text]
         if papers:
             line[1:1] = [None if cell.paper is None else f"{cell.paper:.2f}"]
         if papers and not down:
-            both = values and cell.paper is not None
-            mean = statistics.mean_and_deviation(values)[0] if values else None
-            line.append(f"{mean - cell.paper:+.2f}" if both else None)
+            is_known = mean is not None and cell.paper is not None
+            line.append(f"{mean - cell.paper:+.2f}" if is_known else None)
         lines.append(line)
     return header, lines
 
 
-def _spread(values, counted):
-    if counted:
-        return f"{values[0]:.2f}"
+def _spread(values):
     if not values:
         return None
-    mean, deviation = statistics.mean_and_deviation(values)
-    spread = f" ± {deviation:.2f}" if len(values) > 1 else ""
-    return f"{mean:.2f}{spread} (n={len(values)})"
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread} (n={len(values)})"
 
 
 def comparisons_table(rows):
     """Returns header and rows of texts: each method against its fair baselines."""
     header = ["compared, paired by seed", "difference", "95 % interval", "p", "p (Holm)", "n", ""]
     by_label = {measured.cell.label: measured for measured in rows}
-    found = []
-    for measured in rows:
-        for label in measured.cell.against:
-            if label not in by_label:
-                continue
-            comparison = statistics.compare(measured.values, by_label[label].values)
-            if comparison is not None:
-                found.append((f"{measured.cell.label} − {label}", comparison))
-    adjusted = statistics.holm([comparison.p for _, comparison in found])
+    pairs = [
+        (measured, by_label[label])
+        for measured in rows
+        for label in measured.cell.against
+        if label in by_label
+    ]
+    compared = [
+        (f"{first.cell.label} − {second.cell.label}", compare(first.values, second.values))
+        for first, second in pairs
+        if first.values.keys() & second.values.keys()
+    ]
+    adjusted = holm([comparison.p for _, comparison in compared])
     lines = []
-    for (name, each), p in zip(found, adjusted):
-        known = not math.isnan(each.p)
+    for (name, each), p in zip(compared, adjusted):
         interval = None if math.isnan(each.low) else f"{each.low:+.2f} … {each.high:+.2f}"
-        shown_p = [f"{each.p:.3g}", f"{p:.3g}"] if known else [None, None]
-        lines.append([name, f"{each.difference:+.2f}", interval, *shown_p, str(each.n)])
-        lines[-1].append(statistics.sentence(each, p))
+        p_values = [None if math.isnan(value) else f"{value:.3g}" for value in (each.p, p)]
+        line = [name, f"{each.difference:+.2f}", interval, *p_values, str(each.n)]
+        lines.append([*line, sentence(each, p)])
     return header, lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A difference of means, paired by seed.
+
+    Attributes:
+        difference: mean of the differences of runs with the same seed.
+        low, high: bounds of its 95 % confidence interval; NaN for a single pair.
+        p: two-sided p-value of Student's paired t-test; NaN for a single pair, and where all
+            pairs differ by the same, as the test needs their spread.
+        n: number of pairs.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def compare(values, others):
+    """Returns the Comparison of two methods by the seeds that both have, at least one.
+
+    Args:
+        values, others: dicts from seeds to figures.
+    """
+    from scipy import stats
+
+    differences = [values[seed] - others[seed] for seed in values.keys() & others.keys()]
+    mean, n = float(np.mean(differences)), len(differences)
+    if n == 1:
+        return Comparison(mean, math.nan, math.nan, math.nan, n)
+    if np.ptp(differences) < 1e-9 * max(1.0, abs(mean)):  # rounding, of counts of images in percent
+        return Comparison(mean, mean, mean, math.nan, n)
+    test = stats.ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(1 - LEVEL)
+    return Comparison(mean, float(low), float(high), float(test.pvalue), n)
+
+
+def holm(p_values):
+    """Returns a list of p-values adjusted for their number (Holm 1979); NaN does not count."""
+    p_values = np.array(p_values, "float64")
+    order = np.argsort(p_values)  # NaN last
+    count = np.isfinite(p_values).sum()
+    factors = np.maximum(count - np.arange(len(order)), 1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * factors))
+    return adjusted.tolist()
+
+
+def sentence(comparison, adjusted):
+    """Returns a sentence on the significance of a Comparison.
+
+    Args:
+        comparison: a Comparison.
+        adjusted: its p-value of `holm`.
+    """
+    if comparison.n < 2:
+        return "one pair of runs: nothing can be said"
+    if math.isnan(comparison.p):
+        return "all pairs differ by the same: nothing can be said"
+    answers = ["yes" if p < LEVEL else "no" for p in (comparison.p, adjusted)]
+    return f"significant at 5 %: {answers[0]}; after Holm's correction: {answers[1]}"

@@ -1,6 +1,7 @@
-"""The steps of a reproduction: runs, what is measured on them, what is shown."""
+"""The steps of a reproduction: plan and carry out runs, analyze them, show a row."""
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,7 +9,6 @@ import time
 
 import reproduction.costs
 import reproduction.figures
-import reproduction.page
 import reproduction.runs
 from app_start import lazy_import
 
@@ -74,8 +74,9 @@ def carry_out(runs, scale, output, minutes=None):
     for number, (run, seed) in enumerate(runs, start=1):
         name = reproduction.runs.folder_of(run, scale, seed)
         where = f"[{number}/{len(runs)}] {name}"
-        found = reproduction.runs.network_of if name in teachers else reproduction.runs.results_of
-        if found(output / name) is None:
+        is_teacher = name in teachers
+        find = reproduction.runs.network_of if is_teacher else reproduction.runs.results_of
+        if find(output / name) is None:
             waiting.append((where, name, run, seed))
         else:
             print(f"{where}: finished before", flush=True)
@@ -175,7 +176,7 @@ def _call(where, command, keep=()):
 
 
 def shown(table_name, table, row, scale, seeds, output):
-    """Prints a row; returns the sections of a page."""
+    """Prints a row; returns the sections of a page, as dicts for JSON."""
     measured = reproduction.figures.measured_row(row, scale, seeds, output)
     counted = all(cell.measure == "acceleration" for cell in row.cells)
     notes = [table.note, COUNTED if counted else ""]
@@ -187,21 +188,18 @@ def shown(table_name, table, row, scale, seeds, output):
     for name in ("CIFAR-100", "CIFAR-10", "ImageNet") if scale.dataset else ():
         title = title.replace(name, scale.dataset)
     title += ", SCALED DOWN" if scale.is_down else ""
-    sections = [
-        reproduction.page.section(title, *reproduction.figures.figures_table(measured, scale))
-    ]
+    sections = [report.Section(title, *reproduction.figures.figures_table(measured, scale), note)]
     header, lines = reproduction.figures.comparisons_table(measured)
     if lines:
         about = (
             f"Paired t-tests by seed, two-sided, of {len(lines)} comparisons in this row: of "
             "so many, some come out below 0.05 by chance; Holm's correction allows for that."
         )
-        sections.append(reproduction.page.section(f"{title}: comparisons", header, lines, about))
-    sections[0]["note"] = note
+        sections.append(report.Section(f"{title}: comparisons", header, lines, about))
     for part in sections:
-        print(f"\n{part['title']}\n\n{report.table(part['header'], part['rows'])}")
-        print(f"\n{part['note']}" if part["note"] else "", flush=True)
-    return sections
+        print(f"\n{part.title}\n\n{report.table(part.header, part.rows)}")
+        print(f"\n{part.note}" if part.note else "", flush=True)
+    return [dataclasses.asdict(part) for part in sections]
 
 
 def listed(tables, with_costs, scale):
@@ -212,14 +210,17 @@ def listed(tables, with_costs, scale):
         with_costs: whether to count what each row costs with one seed.
         scale: a `reproduction.runs.Scale`.
     """
-    lines, rows = [], []
+    if with_costs:
+        rows = [
+            [f"{name}  {row.name}", *_cost_of(row, scale)]
+            for name, table in tables.items()
+            for row in table.rows
+        ]
+        return report.table(["table and row", "runs", "PFLOP", "minutes"], rows)
+    lines = []
     for name, table in tables.items():
         lines += [f"{name}: {table.title}", *(f"    {row.name}" for row in table.rows)]
-        rows += [(f"{name}  {row.name}", row) for row in table.rows if with_costs]
-    if not with_costs:
-        return "\n".join(lines)
-    header = ["table and row", "runs", "PFLOP", "minutes"]
-    return report.table(header, [[label, *_cost_of(row, scale)] for label, row in rows])
+    return "\n".join(lines)
 
 
 def _cost_of(row, scale):

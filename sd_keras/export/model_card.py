@@ -1,24 +1,25 @@
-"""What an exported network says of itself: what it takes, what it costs, how well it answers."""
+"""The model card of an export: its inputs, costs, accuracy and early exit."""
 
 import json
 
 from sd_keras import analysis, report
 from sd_keras.models.exits import exit_names
+from sd_keras.report import markdown_text
 
 
 def card(network, model_name, content):
-    """Returns the model card as a dict that JSON can hold.
+    """Returns the model card as a dict for JSON.
 
     Args:
         network: made by `attach_exits`.
-        model_name: under which it is served.
+        model_name: the name it is served under.
         content: arguments of `saved_model` by name.
     """
     policy, about = content["policy"], dict(content["about"])
     measured = about.pop("measured", None)
     try:
         costs = analysis.costs(network)
-    except ValueError:  # a layer whose cost nobody knows
+    except ValueError:  # a layer whose cost is unknown
         costs = None
     return {
         "name": model_name,
@@ -47,17 +48,17 @@ def as_json(card):
 
 
 def as_markdown(card):
-    """Returns the card as the text of a Markdown file."""
+    """Returns the card as the text of a Markdown file; HTML in names and values is escaped."""
     image = card["image"]
     size = " x ".join(map(str, image["shape"]))
     lines = [
-        f"# {card['name']}",
+        f"# {markdown_text(card['name'])}",
         "",
         f"Classifies images of {size} pixels ({image['pixels']}) into {card['classes']} classes, "
-        f"at {len(card['exits'])} depths. Encoded images: {image['encoded']}, at most "
+        f"at {len(card['exits'])} depths. Encoded images: {_line(image['encoded'])}, at most "
         f"{image['max_pixels']} pixels.",
         "",
-        *(f"- {name}: {_line(value)}" for name, value in card["about"].items()),
+        *(f"- {markdown_text(name)}: {_line(value)}" for name, value in card["about"].items()),
         *([""] if card["about"] else []),
         *(_fenced(report.costs_table(card["costs"])) if card["costs"] else []),
     ]
@@ -65,8 +66,8 @@ def as_markdown(card):
         parts = card["measured"]
         parts = parts if "accuracy" not in next(iter(parts.values())) else {"measured": parts}
         for name, part in parts.items():
-            lines += ["", f"## {name}", "", *_fenced(report.measures_table(part))]
-    lines += ["", "## Answers", "", f"Temperatures: {_line(card['temperatures'])}"]
+            lines += ["", f"## {markdown_text(name)}", "", *_fenced(report.measures_table(part))]
+    lines += ["", "## Outputs", "", f"Temperatures: {_line(card['temperatures'])}"]
     if card["ensemble_weights"]:
         lines.append(f"Weights of the ensemble: {_line(card['ensemble_weights'])}")
     if card["early_exit"]:
@@ -77,10 +78,11 @@ def as_markdown(card):
 
 
 def _fenced(text):
-    return ["```", *text.splitlines(), "```"]
+    return ["```", *map(markdown_text, text.split("\n")), "```"]
 
 
 def _line(value):
     if isinstance(value, (list, tuple)):
         return ", ".join(_line(each) for each in value)
-    return "never" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "never" if value is None else f"{value:.4g}" if isinstance(value, float) else value
+    return markdown_text(text)

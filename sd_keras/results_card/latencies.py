@@ -1,4 +1,4 @@
-"""How long each exit takes: of a Keras network, a SavedModel or a LiteRT file, on this machine."""
+"""How long each exit takes on this machine: of a Keras network, a SavedModel or a LiteRT file."""
 
 import statistics
 import time
@@ -7,12 +7,15 @@ import keras
 import numpy as np
 
 from sd_keras import inference
-from sd_keras.inference.compiled import compiled
+from sd_keras.inference.compiled import compiled, predict
 from sd_keras.models.exits import exit_names, submodel
-from sd_keras.results_card.same_network import check_same
 
 BATCH_SIZES = (1, 32)
 ROUNDS = 15
+# An export's logits are those of its network up to this share of the largest; rounded ones
+# need this correlation only.
+TOLERANCE = 1e-2
+CORRELATION = 0.95
 
 
 def keras_latencies(network, images, baseline=None, batch_sizes=BATCH_SIZES, rounds=ROUNDS):
@@ -23,12 +26,12 @@ def keras_latencies(network, images, baseline=None, batch_sizes=BATCH_SIZES, rou
         images: raw, at least as many as the largest batch; smaller sets are repeated.
         baseline: None, or a network whose deepest exit is timed as `baseline`.
         batch_sizes: numbers of images in a call.
-        rounds: calls of each, behind one that is not counted; they take turns, and the
-            median of each is what counts.
+        rounds: timed calls of each function, after one that is not timed; the functions take
+            turns.
 
     Returns:
         A dict: `source`, what was timed; `milliseconds`, a dict from the exits, `ensemble`
-        (and `baseline`) to one from batch sizes (texts, as JSON has them) to the time of a call;
+        (and `baseline`) to one from batch sizes (texts, for JSON) to the median time of a call;
         `path`, milliseconds for one image that leaves at each exit, or None.
     """
     functions = {name: _of_model(submodel(network, name)) for name in exit_names(network)}
@@ -44,6 +47,25 @@ def keras_latencies(network, images, baseline=None, batch_sizes=BATCH_SIZES, rou
     }
 
 
+def _of_model(model):
+    function = compiled(model)
+    return lambda batch: keras.ops.convert_to_numpy(function([batch]))
+
+
+def _of_ensemble(network):
+    outputs = {name: network.output[name] for name in exit_names(network)}
+    function = compiled(keras.Model(network.input, outputs))
+    return lambda batch: keras.ops.convert_to_numpy(
+        inference.ensemble_logits(list(function([batch]).values()))
+    )
+
+
+def _of_path(network, index, deepest):
+    """Returns the function that leaves early at the exit of an index."""
+    thresholds = [None] * index + [0.0] * (deepest - index)
+    return inference.EarlyExit(network, inference.Policy("max_probability", thresholds))
+
+
 def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, network=None):
     """Times the signatures of an exported SavedModel; arguments and result as `keras_latencies`.
 
@@ -56,7 +78,7 @@ def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, 
     Raises:
         ValueError: for a file that is no such export, of another network, or damaged.
     """
-    loaded = _loaded(path)  # its signatures live as long as this
+    loaded = _load_saved_model(path)  # must outlive its signatures
     signatures = loaded.signatures
     count = sum(name.startswith("exit_") and name[5:].isdigit() for name in signatures)
     if not count or "ensemble" not in signatures:
@@ -69,7 +91,7 @@ def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, 
     names = [*(f"exit_{index + 1}" for index in range(count)), "ensemble"]
     functions = {name: _of_signature(signatures[name]) for name in names}
     if network is not None:
-        check_same(functions, images, network)
+        _check_same(functions, images, network)
     paths = [_of_served_path(signatures, index, count) for index in range(count)]
     return {
         "source": "SavedModel, its signatures",
@@ -78,7 +100,7 @@ def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, 
     }
 
 
-def _loaded(path):
+def _load_saved_model(path):
     import tensorflow as tf
 
     try:
@@ -124,19 +146,19 @@ def lite_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, network
         interpreter = Interpreter(model_path=str(path), num_threads=1)
     except (ValueError, RuntimeError) as error:
         raise _damaged(path, error) from None
-    taken = interpreter.get_input_details()[0]["shape_signature"]
-    _check_size(taken, images)
+    shape = interpreter.get_input_details()[0]["shape_signature"]
+    _check_size(shape, images)
 
     def of_signature(name):
         runner = interpreter.get_signature_runner(name)
-        kind = runner.get_input_details()["image"]["dtype"]
-        return lambda batch: runner(image=batch.astype(kind))["logits"]
+        dtype = runner.get_input_details()["image"]["dtype"]
+        return lambda batch: runner(image=batch.astype(dtype))["logits"]
 
     functions = {name: of_signature(name) for name in interpreter.get_signature_list()}
-    fixed = int(taken[0]) if taken[0] > 0 else None
+    fixed = int(shape[0]) if shape[0] > 0 else None
     if network is not None:
-        kinds = {np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
-        check_same(functions, images, network, fixed, rounded=bool(kinds & {"int8", "float16"}))
+        dtypes = {np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
+        _check_same(functions, images, network, fixed, rounded=bool(dtypes & {"int8", "float16"}))
     return {
         "source": "LiteRT file, one thread",
         "milliseconds": _by_batch(functions, images, (fixed,) if fixed else batch_sizes, rounds),
@@ -145,7 +167,7 @@ def lite_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, network
 
 
 def _check_size(shape, images):
-    """Raises ValueError unless images are of the size that a file takes."""
+    """Raises ValueError unless a file takes images of this size."""
     if list(shape[1:]) != list(np.shape(images)[1:]):
         raise ValueError(
             f"`path` must take images of shape {np.shape(images)[1:]}. "
@@ -153,32 +175,51 @@ def _check_size(shape, images):
         )
 
 
-def _of_model(model):
-    function = compiled(model)
-    return lambda batch: keras.ops.convert_to_numpy(function([batch]))
+def _check_same(functions, images, network, batch=None, rounded=False):
+    """Raises ValueError unless an export's exits give the network's logits on a few images.
+
+    Args:
+        functions: from the names of exits to functions of raw images that return logits.
+        images: raw.
+        network: made by `attach_exits`.
+        batch: number of images in a call; None for any.
+        rounded: whether the export holds numbers of 8 or 16 bits, whose logits need only
+            correlate.
+    """
+    names = exit_names(network)
+    others = sorted(functions.keys() - {*names, "ensemble"})
+    if others:
+        raise ValueError(f"`path` must hold exits of the network, {names}. Received: {others}")
+    batch = batch or min(len(images), 32)
+    images = np.resize(images, (-(-min(len(images), 32) // batch) * batch, *np.shape(images)[1:]))
+    outputs = predict(network, images, 32)
+    rounded = rounded or any("16" in each.compute_dtype for each in network._flatten_layers())
+    for name in [name for name in names if name in functions]:
+        parts = [functions[name](images[at : at + batch]) for at in range(0, len(images), batch)]
+        expected = keras.ops.convert_to_numpy(outputs[name]).astype("float64")
+        logits = np.concatenate(parts)
+        if logits.shape != expected.shape or not _are_alike(logits, expected, rounded):
+            raise ValueError(
+                "`path` must hold an export of this network: logits differ. "
+                f"Received: other logits at {name}"
+            )
 
 
-def _of_ensemble(network):
-    outputs = {name: network.output[name] for name in exit_names(network)}
-    function = compiled(keras.Model(network.input, outputs))
-    return lambda batch: keras.ops.convert_to_numpy(
-        inference.ensemble_logits(list(function([batch]).values()))
-    )
-
-
-def _of_path(network, index, deepest):
-    """Returns the function that leaves early at the exit of an index."""
-    thresholds = [None] * index + [0.0] * (deepest - index)
-    return inference.EarlyExit(network, inference.Policy("max_probability", thresholds))
+def _are_alike(logits, expected, rounded):
+    if np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max():
+        return True
+    # NaN, the correlation of constants, is none.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return rounded and np.corrcoef(logits.ravel(), expected.ravel())[0, 1] >= CORRELATION
 
 
 def _by_batch(functions, images, batch_sizes, rounds):
-    found = {name: {} for name in functions}
+    times = {name: {} for name in functions}
     for size in batch_sizes:
         batch = np.resize(np.asarray(images), (size, *np.shape(images)[1:]))
         for name, milliseconds in in_turn(functions, batch, rounds).items():
-            found[name][str(size)] = milliseconds
-    return found
+            times[name][str(size)] = milliseconds
+    return times
 
 
 def _paths(functions, images, rounds):
@@ -187,7 +228,7 @@ def _paths(functions, images, rounds):
 
 
 def in_turn(functions, batch, rounds=ROUNDS, clock=time.perf_counter):
-    """Returns the median milliseconds of functions of a batch, which take turns."""
+    """Returns the median milliseconds of a dict of functions of a batch, which take turns."""
     times = {name: [] for name in functions}
     for function in functions.values():
         function(batch)

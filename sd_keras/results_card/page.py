@@ -1,119 +1,219 @@
-"""A results card as one HTML file that needs no other."""
+"""A results card as Markdown, with its tables, and as one HTML file, with its plots too."""
 
-import html
+from sd_keras import report
+from sd_keras.report import Section
+from sd_keras.results_card import plots
+from sd_keras.results_card.plots import NAMES
 
-from sd_keras.results_card import charts, notes
-from sd_keras.results_card.tables import exits_table, facts, points_table, shown, times_table
-
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1d232b; --faint: #5c6672;
-  --rule: #d9dee4; --c0: #1f6fb4; --c1: #0a7d65; --c2: #8a5a00; --c3: #a8325a; --c4: #6a4bb0;
-  --c5: #4f6228; --ensemble: #b3400f; --baseline: #59616b; --sign: #fff; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e4e8ec;
-  --faint: #9aa5b1; --rule: #333b45; --c0: #6db3f2; --c1: #4fc7a6; --c2: #e0ae4e;
-  --c3: #f08bab; --c4: #b39df0; --c5: #a9c26b; --ensemble: #ff9a68; --baseline: #aeb7c1;
-  --sign: #14181d; } }
-body { margin: 2rem auto; padding: 0 1rem; max-width: 68rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 0; }
-dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .87rem;
-  font-variant-numeric: tabular-nums; }
-th { text-align: right; vertical-align: bottom; font-weight: 600; color: var(--faint);
-  line-height: 1.25; }
-td { text-align: right; white-space: nowrap; }
-th, td { padding: .35rem .4rem; border-bottom: 1px solid var(--rule); }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.note { color: var(--faint); font-size: .85rem; max-width: 54rem; }
-.plots { display: flex; flex-wrap: wrap; gap: 1.2rem; }
-figure { margin: 0; flex: 1 1 24rem; max-width: 32rem; }
-figure.small { flex: 0 1 15rem; } figcaption { font-weight: 600; font-size: .87rem; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint);
-  font: 12px system-ui, sans-serif; } svg .sign { fill: var(--sign); font-weight: 700; }
-.grid { stroke: var(--rule); stroke-width: 1; } .leader { stroke: var(--faint); }
-.curve { fill: none; stroke: var(--ink); stroke-width: 1.6; stroke-dasharray: 5 3; }
-.policy { fill: var(--ink); }
-.diagonal { stroke: var(--ink); stroke-dasharray: 3 3; fill: none; }
-.after { fill: var(--paper); stroke: var(--ink); stroke-width: 1.4; }
-.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: .2rem 0; font-size: .87rem; }
-.key { display: inline-flex; align-items: center; gap: .4rem; }
-.key i { font: 700 12px/18px system-ui, sans-serif; width: 18px; height: 18px; text-align: center;
-  border-radius: 50%; color: var(--sign); }
-.key i.dash { height: 0; border-radius: 0; border-top: 2px dashed var(--ink); }
-.shares { display: grid; grid-template-columns: 10rem 1fr; gap: 1rem; align-items: center; }
-.shares b { font-weight: 400; font-size: .87rem; } .bar { display: flex; margin: .15rem 0;
-  font-size: .8rem; line-height: 1.5rem; text-align: center; color: var(--sign); }
-@media print { :root { font-size: 10px; } body { margin: 0; max-width: none; font-size: 10px; }
-  .wide { overflow: visible; } table { font-size: 8.5px; } th, td { padding: .2rem .25rem; }
-  figure { flex: 1 1 40%; max-width: 48%; } figure.small { flex: 1 1 20%; max-width: 24%; }
-  .wide, figure, .shares { break-inside: avoid; } h1, h2, .legend { break-after: avoid; }
-  svg, .bar, .key i { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
-"""
-COLOURED = [f"c{index}" for index in range(charts.COLOURS)] + ["ensemble", "baseline"]
-COLOURS = "".join(
-    f".{name} {{ fill: var(--{name}); background: var(--{name}); }}\n" for name in COLOURED
+EXITS = (
+    "MACs and parameters of an exit exclude the heads of shallower exits; acceleration is the "
+    "deepest exit's MACs divided by these. The calibration error has equally wide bins; the "
+    "calibrated one is that of logits divided by the temperature. A temperature at its bound of "
+    "0.05 or 20 was not found: too few predictions on the validation images are wrong, or right."
 )
+TIMES = "Milliseconds of a call, the median of calls that took turns."
+EARLY_EXIT = (
+    "The drop is paired, against the deepest exit, with its standard error. Rows that promise "
+    "nothing took the thresholds that kept the drop on the validation images themselves. MACs "
+    "and time of an image include the heads of all exits that it passed. The plot: share of the "
+    "test images that leave at each exit."
+)
+CURVE = (
+    "The dashed line is early exit: policies that were the best on the validation images, "
+    "measured on the test images."
+)
+RELIABILITY = (
+    "Bars: accuracy by confidence, as the network outputs it; circles: after the temperature. On "
+    "the diagonal the confidence equals the accuracy; fainter bars hold fewer images."
+)
+
+
+def as_markdown(card):
+    """Returns the card as the text of a Markdown file.
+
+    Args:
+        card: dict of `figures`, to which these may be added: `title`; `about`, a dict of texts
+            for the head; `latency`, of `keras_latencies` and its like.
+    """
+    return report.markdown_page(_title(card), facts(card), sections(card))
 
 
 def as_html(card):
     """Returns the card as the text of an HTML file that loads nothing.
 
+    Without matplotlib the plots are left out, and the page says so.
+
     Args:
-        card: as of `as_markdown`.
+        card: as in `as_markdown`.
     """
-    title = html.escape(card.get("title") or card["network"])
-    body = [f"<h1>{title}</h1>", _facts(card), "<h2>Exits</h2>", _table(*exits_table(card))]
-    body.append(_note(notes.EXITS))
-    if times := times_table(card):
-        body += ["<h2>Times</h2>", _table(*times), _note(notes.TIMES)]
-    body += ["<h2>Accuracy against cost</h2>", charts.legend(card)]
-    by_macs = _figure(charts.accuracy_by_macs(card), "by multiply-accumulates")
-    by_time = _figure(charts.accuracy_by_latency(card), "by time")
-    body.append(f'<div class="plots">{by_macs}{by_time}</div>')
+    parts = sections(card)
+    if plots.has_plots():
+        parts = _with_plots(card, parts)
+    else:
+        parts.append(Section("No plots", note=f"Only the tables are shown: {plots.MISSING}."))
+    return report.html_page(_title(card), facts(card), parts)
+
+
+def _title(card):
+    return card.get("title") or card["network"]
+
+
+def facts(card):
+    """Returns the dict of texts in the head of the card."""
+    images = card["images"]
+    about = {key: v for key, v in card.get("about", {}).items() if v not in (None, "")}
+    about["measured on"] = (
+        f"{images['test']} test images; temperatures and thresholds were fitted on "
+        f"{images['validation']} validation images"
+    )
+    return about | ({"latency of": card["latency"]["source"]} if card.get("latency") else {})
+
+
+def sections(card):
+    """Returns the sections of the card that have tables."""
+    parts = [Section("Exits", *exits_table(card), EXITS)]
+    if card.get("latency"):
+        parts.append(Section("Times", *times_table(card), TIMES))
     if card["early_exit"]:
-        body.append(_note(notes.EARLY_EXIT_CURVE))
-        body += [f"<h2>Leaving early, by {html.escape(card['early_exit']['rule'])}</h2>"]
-        body += [_table(*points_table(card)), _note(notes.EARLY_EXIT)]
-        body += [charts.exit_shares(card), _note(notes.SHARES)]
-    diagrams = [
-        _figure(charts.reliability(card, name), name, "small")
-        for name in shown(card)
-        if name != "baseline"
+        title = f"Early exit by {card['early_exit']['rule']}"
+        parts.append(Section(title, *points_table(card), EARLY_EXIT))
+    return parts
+
+
+def _with_plots(card, parts):
+    """Returns the sections with plots added."""
+    early = card["early_exit"]
+    accuracies = plots.accuracy_by_cost(_accuracy_panels(card))
+    images = [("Accuracy against cost", plots.svg(accuracies))]
+    costs = Section("Accuracy against cost", note=CURVE if early else "", images=images)
+    if early:
+        shares = {_point_label(point): point["shares"] for point in early["points"]}
+        parts[-1].images = [("Shares of the exits", plots.svg(plots.exit_shares(shares)))]
+        parts.insert(-1, costs)
+    else:
+        parts.append(costs)
+    kinds = [
+        {name: bins for name, bins in card["reliability"][kind].items() if name in rows_of(card)}
+        for kind in ("measured", "calibrated")
     ]
-    body += ["<h2>Reliability</h2>", f'<div class="plots">{"".join(diagrams)}</div>']
-    body.append(_note(notes.RELIABILITY))
-    return "\n".join(
-        [
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>\n<style>{STYLE}{COLOURS}</style>\n</head>\n<body>",
-            *body,
-            "</body>\n</html>\n",
-        ]
-    )
+    images = [("Reliability diagrams", plots.svg(plots.reliability_diagrams(*kinds)))]
+    return [*parts, Section("Reliability", note=RELIABILITY, images=images)]
 
 
-def _facts(card):
-    pairs = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts(card))
-    return f"<dl>{''.join(pairs)}</dl>"
+def _accuracy_panels(card):
+    """Returns the arguments of `plots.accuracy_by_cost`: by multiply-accumulates, and by time."""
+    early, latency = card["early_exit"], card.get("latency")
+    accuracy = {name: 100 * value_of(card, "measured", name)["accuracy"] for name in rows_of(card)}
+    points = {n: (value_of(card, "costs", n)["macs"] / 1e6, accuracy[n]) for n in rows_of(card)}
+    accuracies = early and [100 * share for share in early["curve"]["accuracy"]]
+    curve = early and ([cost / 1e6 for cost in early["curve"]["cost"]], accuracies)
+    panels = [("multiply-accumulates (M)", points, curve)]
+    if latency:
+        size, *_ = next(iter(latency["milliseconds"].values()))
+        times = latency["milliseconds"]
+        points = {n: (times[n][size], accuracy[n]) for n in rows_of(card) if n in times}
+        curve = None
+        if early and latency["path"] and size == "1":
+            shares = early["curve"]["shares"]
+            curve = [milliseconds(latency["path"], each) for each in shares], accuracies
+        panels.append((f"milliseconds, batch {size}", points, curve))
+    return panels
 
 
-def _table(header, rows):
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = (f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>'
-        + "\n".join(lines)
-        + "</tbody></table></div>"
-    )
+def exits_table(card):
+    """Returns header and rows of what each exit reaches and costs."""
+    header = ["exit", "accuracy (%)", "top-5 (%)", "cross entropy"]
+    header += ["calibration error (%)", "calibrated error (%)", "temperature"]
+    header += ["MACs (M)", "parameters", "acceleration"]
+    deepest = card["costs"][card["exits"][-1]]["macs"]
+    rows = []
+    for name in rows_of(card):
+        cost, measured = value_of(card, "costs", name), value_of(card, "measured", name)
+        calibrated, temperature = card["calibrated"].get(name), card["temperatures"].get(name)
+        rows.append(
+            [
+                _label(card, name),
+                _percent(measured["accuracy"]),
+                _percent(measured["top_5"]),
+                f"{measured['cross_entropy']:.4f}",
+                _percent(measured["calibration_error"]),
+                calibrated and _percent(calibrated["calibration_error"]),
+                temperature and f"{temperature:.3g}",
+                f"{cost['macs'] / 1e6:.2f}",
+                f"{cost['parameters']:,}",
+                f"{deepest / cost['macs']:.2f}" if cost["macs"] else None,
+            ]
+        )
+    return header, rows
 
 
-def _figure(svg, caption, style=""):
-    if svg is None:
-        return ""
-    return f'<figure class="{style}"><figcaption>{caption}</figcaption>{svg}</figure>'
+def times_table(card):
+    """Returns header and rows of the times of a call, in milliseconds."""
+    times = card["latency"]["milliseconds"]
+    sizes = list(next(iter(times.values())))
+    header = ["exit", *(f"ms, batch {size}" for size in sizes)]
+    names = [name for name in rows_of(card) if name in times]
+    return header, [[_label(card, n), *(_time(times[n][size]) for size in sizes)] for n in names]
 
 
-def _note(text):
-    return f'<p class="note">{html.escape(text)}</p>'
+def points_table(card):
+    """Returns header and rows of what early exit comes to on the test images."""
+    path = (card.get("latency") or {}).get("path")
+    header = ["drop asked for (%)", "promise kept", "accuracy (%)", "drop (%)", "MACs (M)"]
+    header += ["acceleration", *(["ms, batch 1"] if path else [])]
+    header += [f"{name} (%)" for name in card["exits"]]
+    plain = card["costs"][card["exits"][-1]]["macs"]
+    rows = []
+    for point in card["early_exit"]["points"]:
+        level, drop = point["confidence_level"], point["max_drop"]
+        promise = f"{100 * level:g} of 100 times" if level else "not promised"
+        rows.append(
+            [
+                "policy" if drop is None else f"{100 * drop:g}",
+                None if drop is None else promise,
+                _percent(point["accuracy"]),
+                f"{_percent(point['drop'])} ± {_percent(point['drop_standard_error'])}",
+                f"{point['cost'] / 1e6:.2f}",
+                f"{plain / point['cost']:.2f}" if point["cost"] else None,
+                *([_time(milliseconds(path, point["shares"]))] if path else []),
+                *(f"{100 * share:.1f}" for share in point["shares"]),
+            ]
+        )
+    return header, rows
+
+
+def _point_label(point):
+    if point["max_drop"] is None:
+        return "policy"
+    promise = "promised" if point["confidence_level"] else "not promised"
+    return f"drop {100 * point['max_drop']:g} %, {promise}"
+
+
+def rows_of(card):
+    """Returns the names of the rows: exits, the ensemble of several, the plain baseline."""
+    names = list(card["exits"])
+    names += ["ensemble"] if len(names) > 1 else []
+    return names + (["baseline"] if card["baseline"] else [])
+
+
+def value_of(card, key, name):
+    """Returns `costs` or `measured` of an exit, the ensemble or the baseline."""
+    return card["baseline"][key] if name == "baseline" else card[key][name]
+
+
+def milliseconds(path, shares):
+    """Returns the average time of an image, from the time and the share of each exit."""
+    return sum(time * share for time, share in zip(path, shares))
+
+
+def _percent(share):
+    return f"{100 * share:.2f}"
+
+
+def _time(value):
+    return f"{value:.2f}" if value >= 0.5 else f"{value:.3f}"
+
+
+def _label(card, name):
+    is_deepest = name == card["exits"][-1] and name != "exit_1"
+    return f"{name} (deepest)" if is_deepest else NAMES.get(name, name)
