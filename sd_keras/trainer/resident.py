@@ -96,7 +96,7 @@ def adapter(resident):
         has_partial_batch = False
         partial_batch_size = None
 
-        def get_jax_iterator(self):
+        def get_jax_iterator(self, super_batch=None):
             return (Block(resident.images, resident.labels, order) for order in data.blocks(steps))
 
         def get_torch_dataloader(self):
