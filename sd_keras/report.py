@@ -7,6 +7,7 @@ import time
 
 import keras
 
+from sd_keras import keras_internals
 from sd_keras.version import __version__
 
 
@@ -37,7 +38,7 @@ class Progress(keras.callbacks.Callback):
     def skipped(self):
         """Steps that an earlier process has made, which take no time here."""
         # Asked for when needed: a Backup behind this callback finds it out.
-        return self._model.position.skip_steps
+        return keras_internals.model_of(self).position.skip_steps
 
     def on_train_batch_end(self, batch, logs=None):
         if batch < self.skipped:
@@ -46,7 +47,7 @@ class Progress(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self.start
         steps = self.params["steps"]
         if self.bar and batch + 1 < steps:
-            deepest = f"{self._model.exit_names[-1]}_accuracy"
+            deepest = f"{keras_internals.model_of(self).exit_names[-1]}_accuracy"
             values = [("loss", logs["loss"]), ("accuracy", logs[deepest])]
             share = (batch + 1 - self.skipped) / steps
             self.bar.update(batch + 1, [*values, ("images/s", self._speed(share))])

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from sd_keras import scopes
+from sd_keras import keras_internals, scopes
 from sd_keras.analysis.evaluation import checked
 from sd_keras.analysis.inputs import features_by_exit, integer, numbers
 from sd_keras.inference.arrays import blocks
@@ -84,7 +84,7 @@ def _accuracies(off, features, values, kernel, bias, labels):
 
 def _classifier(network, name):
     """Returns kernel `(d, classes)` and bias `(classes,)` of an exit."""
-    dense = network.output[name]._keras_history.operation
+    dense = keras_internals.operation_of(network.output[name])
     if not isinstance(dense, keras.layers.Dense):
         raise ValueError(
             "`network` must have a Dense layer as the classifier of every exit. "

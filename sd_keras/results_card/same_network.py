@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from sd_keras import keras_internals
 from sd_keras.models.exits import exit_names
 
 # Largest difference of logits as a share of the largest; least correlation of rounded ones.
@@ -31,7 +32,9 @@ def check_same(functions, images, network, batch=None, rounded=False):
     batch = batch or min(len(images), 32)
     images = np.resize(images, (-(-min(len(images), 32) // batch) * batch, *np.shape(images)[1:]))
     expected = network.predict(images, batch_size=32, verbose=0)
-    rounded = rounded or any("16" in each.compute_dtype for each in network._flatten_layers())
+    rounded = rounded or any(
+        "16" in each.compute_dtype for each in keras_internals.flatten_layers(network)
+    )
     for name in [name for name in names if name in functions]:
         parts = [functions[name](images[at : at + batch]) for at in range(0, len(images), batch)]
         wanted = keras.ops.convert_to_numpy(expected[name]).astype("float64")
