@@ -29,7 +29,7 @@ setuptools.setup(
     python_requires=">=3.11",
     install_requires=[
         "tensorflow>=2.20",
-        "keras>=3.15",
+        "keras>=3.15,<3.17",
         "keras-cv>=0.9",
         "tensorflow-datasets>=4.9.10",
         # tensorflow-datasets 4.9.10 imports it on Python 3.11 without saying so.

@@ -3,7 +3,7 @@
 import keras
 from keras import tree
 
-from sd_keras import graph
+from sd_keras import graph, keras_internals
 
 
 def is_openable(operation):
@@ -16,10 +16,9 @@ def is_openable(operation):
         return True
     if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
         return False
-    own = [*operation._trainable_variables, *operation._non_trainable_variables]
-    stock = type(operation).__module__.startswith("keras.src.")
-    holds_layers = bool(operation._flatten_layers(include_self=False, recursive=False))
-    return holds_layers and not own and not stock
+    if keras_internals.module_of(type(operation)) or any(keras_internals.own_variables(operation)):
+        return False
+    return bool(keras_internals.flatten_layers(operation, include_self=False, recursive=False))
 
 
 def call_itself(operation, args, kwargs):
@@ -77,11 +76,11 @@ def acts_otherwise_in_training(layer):
     A graph of its calls holds one way only. Noise of its own, for instance: other layers, like
     Dropout, know by themselves whether they train.
     """
-    if layer._seed_generators:
+    if keras_internals.seed_generators(layer):
         return True
-    if not layer._call_has_training_arg:
+    if not keras_internals.takes_training(layer):
         return False
-    arguments = layer._inbound_nodes[0].arguments
+    arguments = keras_internals.inbound_nodes(layer)[0].arguments
     kinds = []
     for training in (True, False):
         kwargs = arguments.kwargs | {"training": training}
@@ -96,8 +95,9 @@ def acts_otherwise_in_training(layer):
 def forget(function):
     """Takes the calls of a function from its layers, which may be a network's own."""
     for node in graph.nodes_of(function):
-        makers = [tensor._keras_history.operation for tensor in node.input_tensors]
-        lists = [node.operation._inbound_nodes, *(maker._outbound_nodes for maker in makers)]
+        makers = [keras_internals.operation_of(tensor) for tensor in node.input_tensors]
+        lists = [keras_internals.inbound_nodes(node.operation)]
+        lists += [keras_internals.outbound_nodes(maker) for maker in makers]
         for calls in lists:
             if node in calls:
                 calls.remove(node)

@@ -7,14 +7,12 @@ import re
 import keras
 from keras import tree
 
-from sd_keras import calls, graph
+from sd_keras import calls, graph, keras_internals
 from sd_keras.macs import hidden_elements, multiply_accumulates
 
 # Layers and operations whose output is their input in another shape, or at inference the
 # input itself.
-VIEW_LAYERS = re.compile(
-    r"keras\.src\.layers\.(regularization|reshaping\.(flatten|reshape)|core\.identity)\b"
-)
+VIEW_LAYERS = re.compile(r"layers\.(regularization|reshaping\.(flatten|reshape)|core\.identity)\b")
 VIEW_OPERATIONS = ("Reshape", "ExpandDims", "Squeeze", "Ravel", "StopGradient")
 
 # What some of a model's tensors cost: multiply-accumulates; elements that convolutions, Dense
@@ -174,10 +172,11 @@ def _is_view(node, inputs, outputs):
     if len(inputs) != 1 or len(outputs) != 1 or _bytes(inputs[0]) != _bytes(outputs[0]):
         return False
     kind = type(node.operation)
-    if kind.__module__.startswith("keras.src.ops."):
+    module = keras_internals.module_of(kind)
+    if module.startswith("ops."):
         return kind.__name__ in VIEW_OPERATIONS
     always_random = node.arguments.kwargs.get("training")
-    return bool(VIEW_LAYERS.match(kind.__module__)) and not always_random
+    return bool(VIEW_LAYERS.match(module)) and not always_random
 
 
 def one_image(model, input_shape=None):
@@ -211,9 +210,9 @@ def parameters(nodes):
     while operations:
         operation = operations.pop()
         if isinstance(operation, keras.Layer):
-            for layer in operation._flatten_layers():
-                trained |= {id(v): math.prod(v.shape) for v in layer._trainable_variables}
-                others |= {id(v): math.prod(v.shape) for v in layer._non_trainable_variables}
+            for layer in keras_internals.flatten_layers(operation):
+                for counts, own in zip((trained, others), keras_internals.own_variables(layer)):
+                    counts |= {id(variable): math.prod(variable.shape) for variable in own}
         elif isinstance(operation, keras.Function):
             operations += operation.operations
     return sum(trained.values()), sum(others.values())

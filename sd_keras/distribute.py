@@ -5,6 +5,8 @@ import os
 
 import keras
 
+from sd_keras import keras_internals
+
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
 
@@ -105,7 +107,7 @@ def synchronize(network):
     Returns:
         The network.
     """
-    for layer in network._flatten_layers():
+    for layer in keras_internals.flatten_layers(network):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
     return network

@@ -8,6 +8,8 @@ import numbers
 
 import keras
 
+from sd_keras import keras_internals
+
 
 def as_functional(model):
     """Returns the functional model that `model` is or, as a built Sequential, holds.
@@ -19,7 +21,7 @@ def as_functional(model):
     is_functional = isinstance(model, keras.Model) and hasattr(model, "operations")
     if not (is_sequential or is_functional):
         return None
-    if not type(model).call.__module__.startswith("keras.src.models."):
+    if not keras_internals.module_of(type(model).call).startswith("models."):
         return None
     if not is_sequential:
         return model
@@ -68,7 +70,7 @@ def nodes_of(model):
 
     Each has `operation`, `input_tensors`, `output_tensors` and `arguments`.
     """
-    by_depth = model._nodes_by_depth
+    by_depth = keras_internals.nodes_by_depth(model)
     ordered = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
     return [node for node in ordered if not node.is_input]
 
@@ -105,11 +107,10 @@ def operations_before(tensor):
     """Returns the operations that a symbolic tensor is made by, in no order."""
     found, seen, waiting = {}, set(), [tensor]
     while waiting:
-        operation, index, _ = waiting.pop()._keras_history
-        node = operation._inbound_nodes[index]
+        node = keras_internals.node_of(waiting.pop())
         if id(node) not in seen:
             seen.add(id(node))
-            found[id(operation)] = operation
+            found[id(node.operation)] = node.operation
             waiting += node.input_tensors
     return list(found.values())
 

@@ -7,6 +7,8 @@ import re
 import keras
 from keras import layers
 
+from sd_keras import keras_internals
+
 CONVOLUTIONS = (
     layers.Conv1D,
     layers.Conv2D,
@@ -19,12 +21,12 @@ SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 # Modules of Keras whose layers multiply by no kernel. Not `preprocessing` as a whole:
 # spectrograms convolve, and a Pipeline holds any layers.
 FREE_MODULES = re.compile(
-    r"keras\.src\.layers\.(activations|merging|normalization|pooling|regularization|reshaping|"
+    r"layers\.(activations|merging|normalization|pooling|regularization|reshaping|"
     r"preprocessing\.(?!stft_|mel_|pipeline|feature_space)|"
     r"core\.(embedding|identity|input_layer|masking))\b"
 )
 # Operations outside these modules are someone's own.
-OPERATION_MODULES = re.compile(r"keras\.src\.ops\.(core|einops|image|linalg|math|nn|numpy)$")
+OPERATION_MODULES = re.compile(r"ops\.(core|einops|image|linalg|math|nn|numpy)$")
 # Operations of `keras.ops` that multiply matrices or run a function, in ways not counted here.
 UNCOUNTED = (
     *("Map", "Scan", "AssociativeScan", "VectorizedMap", "WhileLoop", "ForiLoop"),
@@ -167,7 +169,10 @@ def multiply_accumulates(operation, operands, outputs):
     """
     kind = type(operation)
     if not isinstance(operation, keras.Layer):
-        if not OPERATION_MODULES.match(kind.__module__) or kind.__name__ in UNCOUNTED:
+        if (
+            not OPERATION_MODULES.match(keras_internals.module_of(kind))
+            or kind.__name__ in UNCOUNTED
+        ):
             return None
         if kind.__name__ in OPERATION_RULES:
             return OPERATION_RULES[kind.__name__](operation, operands, outputs)
@@ -176,7 +181,7 @@ def multiply_accumulates(operation, operands, outputs):
     for types, rule in LAYER_RULES if stock else ():
         if issubclass(stock, types):
             return rule(operation, operands, outputs)
-    is_free = stock and FREE_MODULES.match(stock.__module__)
+    is_free = stock and FREE_MODULES.match(keras_internals.module_of(stock))
     return 0 if is_free and not isinstance(operation, layers.Wrapper) else None
 
 
@@ -190,9 +195,7 @@ def _applies_own_function(layer):
 
 def _stock_type(kind):
     """Returns the layer of Keras that a class calls; None if a subclass may call otherwise."""
-    own = list(
-        itertools.takewhile(lambda t: not t.__module__.startswith("keras.src."), kind.__mro__)
-    )
+    own = list(itertools.takewhile(lambda t: not keras_internals.module_of(t), kind.__mro__))
     for base in own:
         methods = {name for name, value in vars(base).items() if callable(value)}
         if methods - HARMLESS and not base.__module__.startswith("sd_keras."):

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from sd_keras import keras_internals
+
 
 @keras.saving.register_keras_serializable(package="sd_keras")
 class SGD(keras.optimizers.SGD):
@@ -62,12 +64,12 @@ class SGD(keras.optimizers.SGD):
         # `variable` is a backend variable under some trainers, a Keras one under others.
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        if self.weight_decay and self._use_weight_decay(variable):
+        if self.weight_decay and keras_internals.is_decayed(self, variable):
             gradient = ops.add(gradient, ops.multiply(variable, self.weight_decay))
         if self.momentum == 0:
             self.assign_sub(variable, ops.multiply(gradient, learning_rate))
             return
-        slot = self.momentums[self._get_variable_index(variable)]
+        slot = self.momentums[keras_internals.variable_index(self, variable)]
         if keras.config.backend() == "tensorflow":
             self._fused_update(variable, slot, gradient, learning_rate)
             return

@@ -12,6 +12,7 @@ import unicodedata
 
 import keras
 
+from sd_keras import keras_internals
 from sd_keras.version import __version__
 
 
@@ -42,7 +43,7 @@ class Progress(keras.callbacks.Callback):
     def skipped(self):
         """Steps that an earlier process has made, which take no time here."""
         # Asked for when needed: a Backup behind this callback finds it out.
-        return self._model.position.skip_steps
+        return keras_internals.model_of(self).position.skip_steps
 
     def on_train_batch_end(self, batch, logs=None):
         if batch < self.skipped:
@@ -51,7 +52,7 @@ class Progress(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self.start
         steps = self.params["steps"]
         if self.bar and batch + 1 < steps:
-            deepest = f"{self._model.exit_names[-1]}_accuracy"
+            deepest = f"{keras_internals.model_of(self).exit_names[-1]}_accuracy"
             values = [("loss", logs["loss"]), ("accuracy", logs[deepest])]
             share = (batch + 1 - self.skipped) / steps
             self.bar.update(batch + 1, [*values, ("images/s", self._speed(share))])

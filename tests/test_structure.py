@@ -2,8 +2,15 @@
 
 import ast
 import pathlib
+import re
+
+import keras
+import pytest
+
+from sd_keras import keras_internals
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "sd_keras"
+SETUP = PACKAGE.parent / "setup.py"
 
 # A module may import what stands on a lower level, or on its own.
 LEVELS = {
@@ -27,6 +34,7 @@ LEVELS = {
     "preemption": 0,
     "processor": 0,
     "version": 0,
+    "keras_internals": 0,
     "inference": 2,
     "replicas": 0,
     "graph": 0,
@@ -95,3 +103,25 @@ def test_heavy_packages_are_imported_where_used():
         for name in top & set(HEAVY) - allowed.get(path.name, set()):
             failures.append(f"{path.relative_to(PACKAGE)} imports {name} at its top")
     assert not failures
+
+
+def test_private_names_of_keras_are_used_in_one_module():
+    source = pathlib.Path(keras_internals.__file__).read_text()
+    names = set(re.findall(r'"(_[a-z_]+)"', source))
+    assert {"_keras_history", "_flatten_layers", "_get_jax_state"} <= names
+    failures = []
+    for path in FILES:
+        if path.name in ("keras_internals.py", "backup.py"):
+            continue
+        text = path.read_text()
+        used = {n.attr for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute)} & names
+        used |= set(re.findall(r"keras\\?\.src", text))
+        failures += [f"{path.relative_to(PACKAGE)} uses {name}" for name in sorted(used)]
+    assert not failures
+
+
+def test_a_missing_private_name_is_reported_with_the_version():
+    with pytest.raises(AttributeError, match="keras>=3.15.*'_keras_history'.*Received: keras 3"):
+        keras_internals.operation_of(keras.ops.zeros(()))
+    requirement = next(line for line in SETUP.read_text().split('"') if line.startswith("keras>="))
+    assert requirement == keras_internals.SUPPORTED

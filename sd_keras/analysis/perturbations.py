@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sd_keras import corruptions, scopes
+from sd_keras import corruptions, keras_internals, scopes
 from sd_keras.analysis.inputs import (
     Evaluation,
     by_measure,
@@ -166,7 +166,7 @@ def _accuracies(off, features, values, kernel, bias, labels):
 
 def _classifier(network, name):
     """Returns kernel `(d, classes)` and bias `(classes,)` of an exit."""
-    dense = network.output[name]._keras_history.operation
+    dense = keras_internals.operation_of(network.output[name])
     if not isinstance(dense, keras.layers.Dense):
         raise ValueError(
             "`network` must have a Dense layer as the classifier of every exit. "

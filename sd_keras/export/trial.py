@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from sd_keras import keras_internals
 from sd_keras.export.parts import check_answers, probe_image
 from sd_keras.export.signatures import CLASSIFY
 
@@ -59,7 +60,7 @@ def try_out(signatures, requests, network):
 
 def _tolerance(network):
     """A network of half precision answers otherwise than its float32 form, and may."""
-    half = any("16" in layer.compute_dtype for layer in network._flatten_layers())
+    half = any("16" in layer.compute_dtype for layer in keras_internals.flatten_layers(network))
     return None if half else TOLERANCE
 
 

@@ -8,7 +8,7 @@ import re
 
 import keras
 
-from sd_keras import calls, graph
+from sd_keras import calls, graph, keras_internals
 from sd_keras.models.tensors import grid, is_activated, is_map, makers
 
 
@@ -174,7 +174,9 @@ def _opener(model, at):
             return True
         if not calls.is_openable(operation):
             return False
-        inner = {layer.name for layer in operation._flatten_layers(include_self=False)}
+        inner = {
+            layer.name for layer in keras_internals.flatten_layers(operation, include_self=False)
+        }
         asked = inner & set(names or [])
         if not asked and operation.count_params() <= most:
             return False

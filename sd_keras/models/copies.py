@@ -3,7 +3,7 @@
 import keras
 from keras import tree
 
-from sd_keras import calls, graph
+from sd_keras import calls, graph, keras_internals
 
 
 def rebuild(model, call):
@@ -25,7 +25,7 @@ def rebuild(model, call):
 
 def new_input(tensor, name=None):
     """Returns a `keras.Input` that takes what a symbolic tensor holds."""
-    name = name or tensor._keras_history.operation.name
+    name = name or keras_internals.operation_of(tensor).name
     return keras.Input(
         batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name
     )
@@ -85,7 +85,7 @@ def _is_nested(operation):
 
 def _copy_weights(layer, copy):
     """Gives a built layer the weights of another one, and what else its file would hold."""
-    pairs = list(zip(layer._flatten_layers(), copy._flatten_layers()))
+    pairs = list(zip(*map(keras_internals.flatten_layers, (layer, copy))))
     if [w.shape for w in layer.weights] != [w.shape for w in copy.weights]:
         raise ValueError(
             "`network` must hold layers that their own `get_config` makes again, with the same "

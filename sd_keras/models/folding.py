@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from sd_keras import graph
+from sd_keras import graph, keras_internals
 from sd_keras.layers import GroupConv2D
 from sd_keras.models.copies import Copies, only_tensor, rebuild
 
@@ -36,7 +36,7 @@ def fold_normalizations(model):
     pairs = foldable(model)
     norms = {id(norm) for _, norm in pairs}
     convolutions = {id(convolution): norm for convolution, norm in pairs}
-    copies = Copies(tensor._keras_history.operation.name for tensor in model.inputs)
+    copies = Copies(keras_internals.operation_of(tensor).name for tensor in model.inputs)
 
     def call(operation, args, kwargs):
         if id(operation) in norms:

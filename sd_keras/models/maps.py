@@ -2,7 +2,7 @@
 
 import keras
 
-from sd_keras import graph
+from sd_keras import graph, keras_internals
 from sd_keras.models.body import body_of, stage_names
 from sd_keras.models.placement import taps
 from sd_keras.models.tensors import grid, is_channels_first, is_map, makers
@@ -34,7 +34,7 @@ def logits_of(network, argument):
             f"output, logits (n, classes). Received: {argument} of type "
             f"{type(network).__name__} with output {getattr(functional, 'output', None)}"
         )
-    last = output._keras_history.operation
+    last = keras_internals.operation_of(output)
     activation = getattr(last, "activation", None)
     softmax = activation is keras.activations.softmax or "softmax" in type(last).__name__.lower()
     if softmax:

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from sd_keras import graph
+from sd_keras import graph, keras_internals
 from sd_keras.layers import (
     BatchNormalization,
     Bottleneck,
@@ -83,7 +83,7 @@ def _rewritten(network, fold, packages, replacements):
             "`network` must be a functional keras.Model, or a built Sequential one, without a "
             f"`call` of its own. Received: network of type {type(network).__name__}"
         )
-    inputs = [tensor._keras_history.operation.name for tensor in model.inputs]
+    inputs = [keras_internals.operation_of(tensor).name for tensor in model.inputs]
     return rebuild(model, _Rewriting(inputs, fold, packages, replacements).call)
 
 
@@ -165,7 +165,7 @@ class _Rewriting:
 
 def _is_idle(operation):
     """Tells whether an operation acts in training only."""
-    return type(operation).__module__.startswith("keras.src.layers.regularization.")
+    return keras_internals.module_of(type(operation)).startswith("layers.regularization.")
 
 
 def _has_precision(operation):

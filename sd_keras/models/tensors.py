@@ -5,21 +5,21 @@ import math
 import keras
 from keras import layers
 
-from sd_keras import graph
+from sd_keras import graph, keras_internals
+from sd_keras.layers import LocalResponseNormalization
 
 # Layers that keep what is asked about their input.
 PASSING_MODULES = (
-    "keras.src.layers.pooling",
-    "keras.src.layers.regularization",
-    "keras.src.layers.reshaping",
-    "keras.src.layers.core.identity",
-    "sd_keras.layers.local_response_normalization",
+    "layers.pooling",
+    "layers.regularization",
+    "layers.reshaping",
+    "layers.core.identity",
 )
 # Layers whose argument `activation` is the last thing they do; a block's may lie within.
 ACTIVATING_MODULES = (
-    "keras.src.layers.activations",
-    "keras.src.layers.convolutional",
-    "keras.src.layers.core",
+    "layers.activations",
+    "layers.convolutional",
+    "layers.core",
 )
 ACTIVATIONS = (
     *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Silu", "HardSilu"),
@@ -56,15 +56,17 @@ def is_activated(tensor, made_by):
     linear = [None, keras.activations.linear, keras.activations.softmax]
     if len(tensor.shape) == 2:
         linear.append(keras.activations.sigmoid)
-    ends_activated = any(base.__module__.startswith(ACTIVATING_MODULES) for base in kind.__mro__)
+    ends_activated = any(
+        keras_internals.module_of(base).startswith(ACTIVATING_MODULES) for base in kind.__mro__
+    )
     if ends_activated and getattr(operation, "activation", None) not in linear:
         return True
     if isinstance(operation, (layers.ReLU, layers.PReLU, layers.LeakyReLU, layers.ELU)):
         return True
     if kind.__name__ in ACTIVATIONS and not isinstance(operation, keras.Layer):
         return True
-    passing = kind.__module__.startswith(PASSING_MODULES)
-    if passing or isinstance(operation, layers.Concatenate):
+    passing = keras_internals.module_of(kind).startswith(PASSING_MODULES)
+    if passing or isinstance(operation, (layers.Concatenate, LocalResponseNormalization)):
         return all(is_activated(each, made_by) for each in node.input_tensors)
     return False
 

@@ -6,7 +6,7 @@ import time
 import keras
 import numpy as np
 
-from sd_keras import inference
+from sd_keras import inference, keras_internals
 from sd_keras.inference.compiled import compiled, predict
 from sd_keras.models.exits import exit_names, submodel
 
@@ -193,7 +193,9 @@ def _check_same(functions, images, network, batch=None, rounded=False):
     batch = batch or min(len(images), 32)
     images = np.resize(images, (-(-min(len(images), 32) // batch) * batch, *np.shape(images)[1:]))
     outputs = predict(network, images, 32)
-    rounded = rounded or any("16" in each.compute_dtype for each in network._flatten_layers())
+    rounded = rounded or any(
+        "16" in each.compute_dtype for each in keras_internals.flatten_layers(network)
+    )
     for name in [name for name in names if name in functions]:
         parts = [functions[name](images[at : at + batch]) for at in range(0, len(images), batch)]
         expected = keras.ops.convert_to_numpy(outputs[name]).astype("float64")

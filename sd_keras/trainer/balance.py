@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from sd_keras import gradients, replicas
+from sd_keras import gradients, keras_internals, replicas
 from sd_keras.models.exits import exit_names
 
 LIMIT = 100.0  # of a weight: where views agree there is nothing to make longer
@@ -59,7 +59,7 @@ def classifiers_of(network):
     found = {}
     for name in exit_names(network):
         number = int(name.removeprefix("exit_"))
-        layer = network.output[name]._keras_history.operation
+        layer = keras_internals.operation_of(network.output[name])
         features = network.output.get(f"features_{number}")
         if not isinstance(layer, keras.Layer) or layer.input is not features:
             raise ValueError(

@@ -6,9 +6,8 @@ which are scalars, over an axis, and learn the shapes of the data by reducing a 
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
-from sd_keras import replica_state, replicas
+from sd_keras import keras_internals, replica_state, replicas
 from sd_keras.distribute import is_multi_worker
 from sd_keras.trainer.distributed_step import step_function
 
@@ -28,7 +27,11 @@ class DistributedFit:
 
     def fit(self, x=None, *args, shuffle=True, **kwargs):
         """As `keras.Model.fit`; refuses arrays that each worker would shuffle on its own."""
-        streams = (tf.data.Dataset, tf.distribute.DistributedDataset, DataAdapter)
+        streams = (
+            tf.data.Dataset,
+            tf.distribute.DistributedDataset,
+            keras_internals.DataAdapter,
+        )
         is_array = not isinstance(x, streams)
         if is_array and shuffle and is_multi_worker(self.distribute_strategy):
             raise ValueError(
@@ -40,22 +43,22 @@ class DistributedFit:
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Learns the shapes from the data's specification instead of from a drawn batch."""
-        if self._distribute_strategy is None:
+        if not keras_internals.has_strategy(self):
             return
         if data_batch is None:
-            specification = iterator._distributed_dataset.element_spec
+            specification = keras_internals.element_spec(iterator)
             data_batch = tf.nest.map_structure(_symbolic, specification)
         with self.distribute_strategy.scope():
             self._symbolic_build(data_batch=data_batch)
 
     def _make_function(self, step):
-        if self._distribute_strategy is None:
+        if not keras_internals.has_strategy(self):
             return super()._make_function(step)
         return step_function(self, step)
 
     def _get_metrics_result_or_logs(self, logs):
         """Returns the metrics over all replicas in place of the mean of each one's own."""
-        if self._distribute_strategy is None:
+        if not keras_internals.has_strategy(self):
             return super()._get_metrics_result_or_logs(logs)
         # In one function, as of several workers each value would be asked for by itself.
         results = replica_state.traced(
@@ -65,7 +68,7 @@ class DistributedFit:
 
     def reset_metrics(self):
         """Resets the metrics on each replica, without asking the other workers for each."""
-        if self._distribute_strategy is None or not tf.executing_eagerly():
+        if not keras_internals.has_strategy(self) or not tf.executing_eagerly():
             super().reset_metrics()
             return
         reset = super().reset_metrics
@@ -100,7 +103,7 @@ def check_setup(model):
             raise ValueError(
                 f"`{argument}` must be None under {name}: {reason}. Received: {argument}={value}"
             )
-    for layer in model._flatten_layers():
+    for layer in keras_internals.flatten_layers(model):
         if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
             continue
         if not getattr(layer, "keeps_replicas_equal", layer.synchronized):
@@ -116,8 +119,8 @@ def draw_by_replica(model):
     """Gives each of several replicas draws of its own; Keras's generators give all the same."""
     if model.distribute_strategy.num_replicas_in_sync < 2:
         return
-    for layer in model._flatten_layers():
-        for generator in layer._seed_generators:
+    for layer in keras_internals.flatten_layers(model):
+        for generator in keras_internals.seed_generators(layer):
             # On the object: layers hand the generator itself to keras.random.
             generator.next = _OfReplica(generator)
 

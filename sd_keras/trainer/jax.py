@@ -3,6 +3,7 @@
 import jax
 import keras
 
+from sd_keras import keras_internals
 from sd_keras.trainer.resident import Block, pick
 
 
@@ -45,22 +46,11 @@ class BackendTrainer:
         """Assigns the state that a step returned to the model's variables."""
         names = ["trainable_variables", "non_trainable_variables"]
         names += ["optimizer_variables"] * training + ["metrics_variables"]
-        self._jax_state = dict(zip(names, state))
-        self._jax_state_synced = False
-        self.jax_state_sync()
-        self._jax_state = None
+        keras_internals.restore_jax_state(self, dict(zip(names, state)))
 
     def hand_out(self):
         """Returns the state of the model's variables for the next step, as `fit` does."""
-        state = self._get_jax_state(
-            trainable_variables=True,
-            non_trainable_variables=True,
-            optimizer_variables=True,
-            metrics_variables=True,
-            purge_model_variables=True,
-        )
-        self._jax_state_synced = False
-        return state
+        return keras_internals.export_jax_state(self)
 
     def predict_step(self, state, data):
         """Logits of every exit for one batch. Called by Keras."""

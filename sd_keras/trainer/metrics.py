@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from sd_keras import keras_internals
+
 SEEN = "_images_seen"  # in the logs of a step: over how many images their means go
 
 
@@ -18,11 +20,14 @@ def give_to_each(compile_metrics, names):
     """
     if compile_metrics.built:
         return
-    for attribute in ("_user_metrics", "_user_weighted_metrics"):
-        given = getattr(compile_metrics, attribute)
-        if given and not isinstance(given, dict):
-            each = {name: [_fresh(metric) for metric in given] for name in names}
-            setattr(compile_metrics, attribute, each)
+
+    def per_output(metrics):
+        if not metrics or isinstance(metrics, dict):
+            return metrics
+        return {name: [_fresh(metric) for metric in metrics] for name in names}
+
+    metrics = map(per_output, keras_internals.user_metrics(compile_metrics))
+    keras_internals.replace_user_metrics(compile_metrics, *metrics)
 
 
 def in_form(compile_metrics, targets, num_classes):
@@ -72,8 +77,8 @@ def build_ahead(compile_metrics, names, num_classes):
 
 
 def _all_metrics(compile_metrics):
-    given = [compile_metrics._user_metrics, compile_metrics._user_weighted_metrics]
-    return [metric for metric in keras.tree.flatten(given) if metric is not None]
+    metrics = keras.tree.flatten(keras_internals.user_metrics(compile_metrics))
+    return [metric for metric in metrics if metric is not None]
 
 
 def _kind(metric):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from sd_keras import keras_internals
 from sd_keras.data.batches import OnDevice
 
 
@@ -62,7 +63,7 @@ def check(x, model):
             "`x` must not be sd_keras.data.OnDevice under keras.distribution. "
             f"Received: {type(keras.distribution.distribution()).__name__}"
         )
-    strategy = getattr(model, "_distribute_strategy", None)
+    strategy = getattr(model, "distribute_strategy", None)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         raise ValueError(
             "`x` must not be sd_keras.data.OnDevice under a strategy of several replicas. "
@@ -82,13 +83,10 @@ def steps_of(data):
 
 def adapter(resident):
     """Returns what Keras takes as data: blocks of numbers."""
-    # Keras's own way to bring data of another kind; it is not among its public names.
-    from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-
     data = resident.data
     steps = steps_of(data)
 
-    class OnDeviceAdapter(DataAdapter):
+    class OnDeviceAdapter(keras_internals.DataAdapter):
         """Gives a block a step, as Keras counts them."""
 
         num_batches = sum(1 for _ in data.blocks(steps))
@@ -96,7 +94,7 @@ def adapter(resident):
         has_partial_batch = False
         partial_batch_size = None
 
-        def get_jax_iterator(self):
+        def get_jax_iterator(self, super_batch=None):
             return (Block(resident.images, resident.labels, order) for order in data.blocks(steps))
 
         def get_torch_dataloader(self):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from sd_keras import methods, processor
+from sd_keras import keras_internals, methods, processor
 from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import balance, checks, labels
@@ -184,13 +184,14 @@ class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
         """Updates and returns the metrics of a batch. Called by Keras."""
         targets = labels.standardize(y, self.num_classes)
         self._label_range.update_state(y.given if isinstance(y, labels.Mixed) else targets)
-        if self._compile_metrics is not None:
+        metrics = keras_internals.compile_metrics(self)
+        if metrics is not None:
             predictions = self.only_exits(y_pred)
             predictions["ensemble"] = ensemble_logits(list(predictions.values()))
-            give_to_each(self._compile_metrics, predictions)
-            targets = in_form(self._compile_metrics, targets, self.num_classes)
+            give_to_each(metrics, predictions)
+            targets = in_form(metrics, targets, self.num_classes)
             same = dict.fromkeys(predictions, targets)
-            self._compile_metrics.update_state(same, predictions, sample_weight)
+            metrics.update_state(same, predictions, sample_weight)
         return self.results_of(self._unseen(y_pred))
 
     def results_of(self, unseen):
@@ -200,15 +201,16 @@ class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
             unseen: names of metrics that the step knows nothing of.
         """
         results = self.get_metrics_result() | self._label_range.result()
-        results[SEEN] = ops.add(self._loss_tracker.count, 0.0)
+        results[SEEN] = ops.add(keras_internals.loss_tracker(self).count, 0.0)
         return {name: value for name, value in results.items() if name not in unseen}
 
     def get_metrics_result(self):
         """Returns the current value of every metric by name. Called by Keras."""
-        shown = [self._loss_tracker, *self.term_metrics]
+        shown = [keras_internals.loss_tracker(self), *self.term_metrics]
         results = {metric.name: metric.result() for metric in shown}
-        if self._compile_metrics is not None and self._compile_metrics.built:
-            results |= self._compile_metrics.result()
+        metrics = keras_internals.compile_metrics(self)
+        if metrics is not None and metrics.built:
+            results |= metrics.result()
         return results
 
     def export(self, *args, **kwargs):

@@ -2,6 +2,7 @@
 
 import keras
 
+from sd_keras import keras_internals
 from sd_keras.data.stream import Stream, check_divisible, check_enough
 
 
@@ -24,10 +25,6 @@ def as_data(x, model, position=lambda: (0, 0)):
             "`x` must be a stream without `shard`: fit divides the batches among the replicas "
             f"itself. Received: x with shard={x.shard}"
         )
-    # Keras's own way to bring data of another kind; it is imported from where Keras has it,
-    # since it is not among its public names.
-    from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
-
     strategy = None
     if keras.config.backend() == "tensorflow":
         strategy = model.distribute_strategy
@@ -36,7 +33,7 @@ def as_data(x, model, position=lambda: (0, 0)):
     # each step whether there is data: one that never ends, for all epochs, does not.
     endless = count > 1 and x.steps_per_epoch % model.steps_per_execution == 0
 
-    class StreamAdapter(TFDatasetAdapter):
+    class StreamAdapter(keras_internals.TFDatasetAdapter):
         """Knows the number of steps, which a data set made when iterating starts does not."""
 
         num_batches = None if endless else x.steps_per_epoch

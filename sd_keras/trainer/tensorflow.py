@@ -1,5 +1,6 @@
 """The training and evaluation step on TensorFlow, where a step is traced before it runs."""
 
+from sd_keras import keras_internals
 from sd_keras.trainer import distributed, stateful
 from sd_keras.trainer.metrics import build_ahead
 
@@ -37,4 +38,8 @@ class BackendTrainer(distributed.DistributedFit, stateful.BackendTrainer):
 
     def _build_metrics(self):
         with self.distribute_strategy.scope():
-            build_ahead(self._compile_metrics, [*self.exit_names, "ensemble"], self.num_classes)
+            build_ahead(
+                keras_internals.compile_metrics(self),
+                [*self.exit_names, "ensemble"],
+                self.num_classes,
+            )

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from sd_keras import replicas
+from sd_keras import keras_internals, replicas
 from sd_keras.trainer import balance, labels
 
 
@@ -58,7 +58,7 @@ class Terms:
         if training:
             loss = replicas.share_of_mean(total, loss)
         extras = (ops.cast(extra, loss.dtype) for extra in self.losses)
-        return sum((self._aggregate_additional_loss(extra) for extra in extras), loss)
+        return sum((keras_internals.additional_loss(self, extra) for extra in extras), loss)
 
     def _label_parts(self, views, step):
         """Returns weight, output and metric of each exit that learns from labels."""
