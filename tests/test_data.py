@@ -307,7 +307,7 @@ def test_folder_errors(tmp_path):
         load(f"folder:{tmp_path}")
     image_folder(tmp_path / "train", {"a": 3, "b": 3})
     image_folder(tmp_path / "test", {"a": 1, "c": 1})
-    with pytest.raises(ValueError, match="classes all have train images.*'.*c' beside .* a, b"):
+    with pytest.raises(ValueError, match="classes all have train images.*'.*c'; .* a, b"):
         load(f"folder:{tmp_path}")
     write_png(tmp_path / "train" / "b" / "99.png", pictures(1, (6, 5, 3))[0])
     with pytest.raises(ValueError, match=r"`image_size` must be given.*99.png.*image_size=None"):

@@ -76,58 +76,16 @@ def open_source(name, split, data_dir):
 
 
 def open_folder(path, split):
-    """Returns the Source of an image folder, in sorted order of classes and files.
-
-    Args:
-        path: PATH/CLASS/FILE, which has a train split only, or PATH/train/CLASS/FILE with
-            PATH/val and PATH/test of the same form, both optional.
-        split: "train", "validation" or "test".
-    """
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"`name` must give an existing folder after 'folder:'. Received: name='folder:{path}'"
-        )
-    # As in `load`: a class may itself be called "train", that one holds images, not folders.
-    parted = bool(_folders(root / "train"))
-    names = tuple(_folders(root / "train" if parted else root))
-    if not names:
+    """Returns the Source of one split of an image folder; see `folder_splits`."""
+    class_names, folders = folder_splits(path)
+    if split not in folders:
         raise ValueError(
-            "`name` must give a folder of the layout PATH/CLASS/*.jpg or PATH/train/CLASS/*.jpg "
-            f"after 'folder:', but it has no class folders. Received: name='folder:{path}'"
-        )
-    there = {"train": root / "train" if parted else root}
-    if parted:
-        others = {part: root / SPLIT_FOLDERS[part] for part in ("validation", "test")}
-        there |= {part: folder for part, folder in others.items() if folder.is_dir()}
-    if split not in there:
-        raise ValueError(
-            f"`split` must be one that the folder {str(root)!r} has: {', '.join(there)}. "
+            f"`split` must be one that the folder {str(path)!r} has: {', '.join(folders)}. "
             f"Received: split={split!r}"
         )
-    return _listed(there[split], names)
-
-
-def _listed(folder, names):
-    """Returns the Source of the files in the class folders inside `folder`."""
-    labels = {name: label for label, name in enumerate(names)}
-    files, numbers = [], []
-    for class_name in _folders(folder):
-        if class_name not in labels:
-            raise ValueError(
-                "`name` must give a folder whose classes all have train images. "
-                f"Received: name=(folder with the class {str(folder / class_name)!r})"
-            )
-        with os.scandir(folder / class_name) as entries:
-            inside = sorted(entry.name for entry in entries if _is_image(entry))
-        if not inside:
-            raise ValueError(
-                f"`name` must give a folder with images ({', '.join(SUFFIXES)}) of each class. "
-                f"Received: name=(folder with no image in {str(folder / class_name)!r})"
-            )
-        files += [os.fsencode(os.path.join(class_name, file)) for file in inside]
-        numbers += [labels[class_name]] * len(inside)
-    files = np.array(files)
+    folder = folders[split]
+    files, labels = list_images(folder, class_names, SUFFIXES)
+    files = np.array([os.fsencode(file) for file in files])
 
     def read(file, label):
         import tensorflow as tf
@@ -137,17 +95,79 @@ def _listed(folder, names):
     def describe(index):
         return str(folder / os.fsdecode(bytes(files[index])))
 
-    return Source(names, (files, np.array(numbers, "int32")), read, describe)
+    return Source(class_names, (files, np.array(labels, "int32")), read, describe)
 
 
-def _folders(folder):
-    """Returns the sorted names of the folders inside `folder`; none if there is none."""
+def folder_splits(path):
+    """Returns the class names of an image folder, sorted, and the folder of each of its splits.
+
+    Args:
+        path: PATH/CLASS/FILE, which has a train split only, or PATH/train/CLASS/FILE with
+            PATH/val and PATH/test of the same form, both optional.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no class folders.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"`name` must give an existing folder after 'folder:'. Received: name='folder:{path}'"
+        )
+    # A class may itself be called "train" (of a set of vehicles); it holds images, not folders.
+    has_splits = bool(_subfolders(root / "train"))
+    folders = {"train": root / "train" if has_splits else root}
+    class_names = tuple(_subfolders(folders["train"]))
+    if not class_names:
+        raise ValueError(
+            "`name` must give a folder of the layout PATH/CLASS/*.jpg or PATH/train/CLASS/*.jpg "
+            f"after 'folder:', but it has no class folders. Received: name='folder:{path}'"
+        )
+    if has_splits:
+        others = {part: root / SPLIT_FOLDERS[part] for part in ("validation", "test")}
+        folders |= {part: folder for part, folder in others.items() if folder.is_dir()}
+    return class_names, folders
+
+
+def list_images(folder, class_names, suffixes):
+    """Lists the images in the class folders inside `folder`, sorted by class and name.
+
+    Files of other suffixes and names that begin with a dot are left out.
+
+    Returns:
+        A list of CLASS/FILE, and a list of labels.
+
+    Raises:
+        ValueError: a class that is none of `class_names`, or that has no image.
+    """
+    labels = {name: label for label, name in enumerate(class_names)}
+    files, numbers = [], []
+    for class_name in _subfolders(folder):
+        if class_name not in labels:
+            known = ", ".join(class_names[:10]) + (", …" if len(class_names) > 10 else "")
+            raise ValueError(
+                "`name` must give a folder whose classes all have train images. Received: "
+                f"name=(folder with {str(folder / class_name)!r}; classes with train images: "
+                f"{known})"
+            )
+        with os.scandir(folder / class_name) as entries:
+            names = sorted(entry.name for entry in entries if _is_image(entry, suffixes))
+        if not names:
+            raise ValueError(
+                f"`name` must give a folder with images ({', '.join(suffixes)}) of each class. "
+                f"Received: name=(folder with no image in {str(folder / class_name)!r})"
+            )
+        files += [os.path.join(class_name, name) for name in names]
+        numbers += [labels[class_name]] * len(names)
+    return files, numbers
+
+
+def _subfolders(folder):
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _is_image(entry):
-    """Says whether a directory entry is to be read: by its ending, in any case, not hidden."""
-    return entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and entry.is_file()
+def _is_image(entry, suffixes):
+    return entry.name.lower().endswith(suffixes) and entry.name[0] != "." and entry.is_file()
