@@ -6,19 +6,3 @@ from sd_keras.analysis.gradient_sizes import gradient_magnitudes
 from sd_keras.analysis.measures import evaluate_exits, evaluate_logits
 from sd_keras.analysis.perturbations import robustness, unit_ablation, weight_noise
 from sd_keras.analysis.predictions import agreement, calibration_error, consistency, reliability
-
-__all__ = [
-    "agreement",
-    "calibration_error",
-    "consistency",
-    "costs",
-    "evaluate_exits",
-    "evaluate_logits",
-    "gradient_magnitudes",
-    "principal_components",
-    "reliability",
-    "robustness",
-    "separability",
-    "unit_ablation",
-    "weight_noise",
-]

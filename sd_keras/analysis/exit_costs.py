@@ -40,17 +40,16 @@ def costs(network, input_shape=None):
         wanted = {name: [functional.output[name]] for name in exit_names(functional)}
         wanted["ensemble"] = list(functional.outputs)
     measured = Measured(functional, one_image(functional, input_shape))
-    return {name: _cost_row(measured, outputs) for name, outputs in wanted.items()}
-
-
-def _cost_row(measured, outputs):
-    total = measured.total(outputs)
-    trained, moving = parameters(graph.ancestors(measured.nodes, outputs))
-    return {
-        "macs": total.macs,
-        "flops": 2 * total.macs,
-        "parameters": trained,
-        "non_trainable": moving,
-        "activations": total.activations,
-        "peak_activation_bytes": total.peak,
-    }
+    rows = {}
+    for name, outputs in wanted.items():
+        total = measured.total(outputs)
+        trained, moving = parameters(graph.ancestors(measured.nodes, outputs))
+        rows[name] = {
+            "macs": total.macs,
+            "flops": 2 * total.macs,
+            "parameters": trained,
+            "non_trainable": moving,
+            "activations": total.activations,
+            "peak_activation_bytes": total.peak,
+        }
+    return rows

@@ -1,13 +1,11 @@
 """How well each exit of a network answers."""
 
-import keras
 import numpy as np
 
-from sd_keras.analysis.inputs import checked
+from sd_keras.analysis.inputs import checked, logits_with_ensemble
 from sd_keras.analysis.predictions import weighted_gap
 from sd_keras.data.stream import saying_why
-from sd_keras.inference import ensemble_logits
-from sd_keras.inference.arrays import class_numbers, exits_of, log_softmax
+from sd_keras.inference.arrays import class_numbers, log_softmax
 from sd_keras.inference.compiled import predict
 from sd_keras.models.exits import exit_names
 
@@ -66,10 +64,9 @@ def evaluate_logits(logits, labels, bins=15):
     Raises:
         ValueError: for logits or labels that do not fit, or logits that are not finite.
     """
-    exits = exits_of(logits)
-    labels = class_numbers(labels, *exits[0].shape)
-    by_name = {f"exit_{index}": values for index, values in enumerate(exits, start=1)}
-    return {n: _measures(answer, bins) for n, answer in _with_ensemble(by_name, labels).items()}
+    named = logits_with_ensemble(logits)
+    labels = class_numbers(labels, *named["ensemble"].shape)
+    return {name: _measures(_answer(values, labels), bins) for name, values in named.items()}
 
 
 def _answers(network, outputs, labels):
@@ -80,14 +77,8 @@ def _answers(network, outputs, labels):
             "`network` gives logits that are not finite: its training went wrong. "
             f"Received: network {network.name!r}"
         )
-    return _with_ensemble(logits, labels)
-
-
-def _with_ensemble(logits, labels):
-    """Returns the same of logits by exit, which are finite."""
-    mean = keras.ops.convert_to_numpy(ensemble_logits(list(logits.values())))
-    logits = {**logits, "ensemble": mean}
-    return {name: _answer(values, labels) for name, values in logits.items()}
+    named = logits_with_ensemble(logits)
+    return {name: _answer(values, labels) for name, values in named.items()}
 
 
 def _answer(logits, labels):

@@ -31,8 +31,6 @@ SEVERITIES = (1, 2, 3, 4, 5)
 # Values worked on at once, so that the copies in float32 stay small.
 MOST_VALUES = 8_000_000
 
-__all__ = ["KINDS", "SEVERITIES", "check", "corrupt"]
-
 
 def corrupt(images, kind, severity, seed=0):
     """Corrupts a batch of images, each by a draw of its own.

@@ -6,6 +6,8 @@ and a NumPy generator; what they return may leave that range.
 
 import numpy as np
 
+from sd_keras.keras_internals import tensorflow as tf
+
 
 def sample(images, rows, columns):
     """Interpolates bilinearly; places beyond the border take the value at it.
@@ -150,7 +152,6 @@ FINER = 5
 
 def defocus(images, severity, generator):
     """Spreads each point over a disc of RADII."""
-    del generator
     radius = RADII[severity] * side(images) + 0.5
     half = int(np.ceil(radius))
     # The share of each pixel that the disc covers, counted on a finer grid.
@@ -176,7 +177,6 @@ def motion(images, severity, generator):
 
 def zoom(images, severity, generator):
     """Averages COPIES, ever nearer about the centre up to ZOOMS."""
-    del generator
     count, height, width, channels = images.shape
     total = np.zeros_like(images)
     # The same for all images, hence products with matrices and no gathering.
@@ -258,13 +258,11 @@ QUALITIES = (40, 25, 15, 10, 6)
 
 def brightness(images, severity, generator):
     """Adds ADDED to every value."""
-    del generator
     return images + ADDED[severity]
 
 
 def contrast(images, severity, generator):
     """Draws values towards the image's mean, channel by channel, down to CONTRASTS."""
-    del generator
     mean = images.mean(axis=(1, 2), keepdims=True)
     return mean + (images - mean) * CONTRASTS[severity]
 
@@ -281,7 +279,6 @@ def elastic(images, severity, generator):
 
 def pixelate(images, severity, generator):
     """Shrinks the picture to KEPT of its side by areas, and enlarges it by repeating pixels."""
-    del generator
     for axis in (1, 2):
         size = images.shape[axis]
         small = max(1, round(KEPT[severity] * size))
@@ -297,8 +294,6 @@ def pixelate(images, severity, generator):
 
 def jpeg(images, severity, generator):
     """Writes and reads a JPEG file of QUALITIES for each image."""
-    del generator
-    import tensorflow as tf
 
     def through(image):
         file = tf.io.encode_jpeg(image, quality=QUALITIES[severity])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_keras.data.folder import read_folder
+from sd_keras.data.batches import check_whole, is_integer
+from sd_keras.data.encoded import folder_splits, list_images
+from sd_keras.data.images import read_images, resize_sets
 from sd_keras.data.npz import read_npz
-from sd_keras.data.raw import RawSets
-from sd_keras.data.splits import Splits, channel_statistics
+from sd_keras.data.splits import RawSets, Splits, channel_statistics
 from sd_keras.data.tfds_sets import read_tfds
 
 
@@ -43,20 +44,24 @@ def load(name, data_dir=None, image_size=None, validation=0.1, seed=0):
         ValueError: an argument out of range, an unknown name, or files of another form.
         OSError: damaged files of TensorFlow Datasets.
     """
-    _check_name(name)
-    _check_validation(validation)
-    if not _is_integer(seed) or seed < 0:
-        raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
+    if not isinstance(name, str) or name in ("", "folder", "folder:", "npz", "npz:"):
+        raise ValueError(
+            "`name` must be 'digits', 'npz:PATH', 'folder:PATH' or a TensorFlow Datasets name "
+            f"such as 'cifar100'. Received: name={name!r}"
+        )
+    is_number = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
+    if not is_number or not 0 <= validation < 1:
+        raise ValueError(
+            "`validation` must be a fraction of the train images of at least 0 and below 1. "
+            f"Received: validation={validation!r}"
+        )
+    check_whole("seed", seed, 0)
     raw = _read(name, data_dir, _as_pair(image_size))
-    return _as_splits(name, raw, *_divide(raw, validation, seed))
-
-
-def _as_splits(name, raw, train, validation, test):
-    """Returns the Splits of three sets, with the statistics of the first."""
+    train, held, test = _divide(raw, validation, seed)
     mean, std = channel_statistics(train[0])
     return Splits(
         train=train,
-        validation=validation,
+        validation=held,
         test=test,
         num_classes=len(raw.class_names),
         class_names=raw.class_names,
@@ -75,32 +80,19 @@ def _read(name, data_dir, image_size):
     if name == "digits":
         raw = read_digits()
     else:
-        archive = path if form == "npz" else _archive_of(name, data_dir)
-        if archive is None:
-            _check_tfds(name, data_dir)
+        archive = path
+        if form != "npz":
+            archive = None if data_dir is None else Path(data_dir, f"{name}.npz")
+        if form != "npz" and (archive is None or not archive.is_file()):
+            if importlib.util.find_spec("tensorflow_datasets") is None:
+                raise ImportError(
+                    f"`name` must be the data set of a file {name}.npz in `data_dir` where the "
+                    "package tensorflow_datasets is not installed. "
+                    f"Received: name={name!r}, data_dir={data_dir!r}"
+                )
             return read_tfds(name, data_dir, image_size)
         raw = read_npz(archive)
-    if image_size is None:
-        return raw
-    # Imported here: it needs TensorFlow, which these two sources do without otherwise.
-    from sd_keras.data.images import resize_sets
-
-    return resize_sets(raw, image_size)
-
-
-def _check_tfds(name, data_dir):
-    """Raises ImportError where TensorFlow Datasets is not installed."""
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise ImportError(
-            f"`name` must be the data set of a file {name}.npz in `data_dir` where the package "
-            f"tensorflow_datasets is not installed. Received: name={name!r}, data_dir={data_dir!r}"
-        )
-
-
-def _archive_of(name, data_dir):
-    """Returns the path of an archive of this name in `data_dir`, or None."""
-    path = None if data_dir is None else Path(data_dir, f"{name}.npz")
-    return path if path is not None and path.is_file() else None
+    return raw if image_size is None else resize_sets(raw, image_size)
 
 
 def _divide(raw, validation, seed):
@@ -127,32 +119,13 @@ def _take(pair, *selections):
     return [(pair[0][indices], pair[1][indices]) for indices in selections]
 
 
-def _check_name(name):
-    """Raises ValueError where `name` is not text, or is a form without its path."""
-    if not isinstance(name, str) or name in ("", "folder", "folder:", "npz", "npz:"):
-        raise ValueError(
-            "`name` must be 'digits', 'npz:PATH', 'folder:PATH' or a TensorFlow Datasets name "
-            f"such as 'cifar100'. Received: name={name!r}"
-        )
-
-
-def _check_validation(validation):
-    """Raises ValueError where `validation` is not a fraction that leaves train images."""
-    is_number = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
-    if not is_number or not 0 <= validation < 1:
-        raise ValueError(
-            "`validation` must be a fraction of the train images of at least 0 and below 1. "
-            f"Received: validation={validation!r}"
-        )
-
-
 def _as_pair(image_size):
     """Returns `image_size` as (height, width), or None as it is."""
     if image_size is None:
         return None
-    pair = (image_size, image_size) if _is_integer(image_size) else image_size
+    pair = (image_size, image_size) if is_integer(image_size) else image_size
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-    if not is_pair or not all(_is_integer(side) and side >= 1 for side in pair):
+    if not is_pair or not all(is_integer(side) and side >= 1 for side in pair):
         raise ValueError(
             "`image_size` must be None, an integer of at least 1 or a pair of them, "
             f"(height, width). Received: image_size={image_size!r}"
@@ -160,9 +133,30 @@ def _as_pair(image_size):
     return int(pair[0]), int(pair[1])
 
 
-def _is_integer(value):
-    """Says whether `value` is a whole number; a bool, though an int to Python, is not."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def read_folder(path, image_size):
+    """Reads an image folder that fits into memory.
+
+    Args:
+        path: as `folder_splits`.
+        image_size: (height, width) to resize to, or None where all images are of one size.
+
+    Returns:
+        RawSets of RGB images; classes and files in sorted order, class names the names of
+        the folders.
+    """
+    class_names, folders = folder_splits(path)
+    listed = {part: list_images(folders[part], class_names, FOLDER_SUFFIXES) for part in folders}
+    # All splits together, so that their sizes are compared, too.
+    paths = [folders[part] / file for part, (files, _) in listed.items() for file in files]
+    images = read_images(paths, image_size)
+    sets, start = {}, 0
+    for part, (files, labels) in listed.items():
+        sets[part] = images[start : start + len(files)], np.array(labels, "int32")
+        start += len(files)
+    return RawSets(sets["train"], class_names, sets.get("validation"), sets.get("test"))
 
 
 # scikit-learn's pixels count the dark points among 16.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_keras.data.raw import RawSets
+from sd_keras.data.splits import RawSets
 
 REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL_KEYS = ("x_val", "y_val", "class_names")
@@ -22,10 +22,6 @@ def read_npz(path):
     Returns:
         RawSets. Without `class_names` the classes are named by their labels, "0" to the
         highest label of all sets.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an archive of plain arrays, missing keys, or arrays of another kind.
     """
     arrays = _read_arrays(Path(path))
     sets = {}
@@ -33,7 +29,11 @@ def read_npz(path):
         if f"x_{part}" in arrays:
             images = _as_images(f"x_{part}", arrays[f"x_{part}"])
             labels = _as_labels(f"y_{part}", arrays[f"y_{part}"])
-            _check_lengths(part, images, labels)
+            if len(images) != len(labels) or len(images) == 0:
+                raise ValueError(
+                    f"`x_{part}` and `y_{part}` must have the same length of at least 1. Received: "
+                    f"x_{part}=({len(images)} images), y_{part}=({len(labels)} labels)"
+                )
             sets[part] = (images, labels)
     names = _class_names(arrays, [labels for _, labels in sets.values()])
     return RawSets(sets["train"], names, validation=sets.get("val"), test=sets["test"])
@@ -98,15 +98,6 @@ def _as_labels(key, labels):
             f"Received: {key}=(labels of {labels.min()}…{labels.max()})"
         )
     return labels.reshape(-1).astype("int32")
-
-
-def _check_lengths(part, images, labels):
-    """Raises ValueError where a set has not one label per image, or no images at all."""
-    if len(images) != len(labels) or len(images) == 0:
-        raise ValueError(
-            f"`x_{part}` and `y_{part}` must have the same length of at least 1. "
-            f"Received: x_{part}=({len(images)} images), y_{part}=({len(labels)} labels)"
-        )
 
 
 def _class_names(arrays, labels):

@@ -11,6 +11,7 @@ import numpy as np
 from sd_keras.data.batches import check_whole
 from sd_keras.data.crops import PAPER_SIZE, PROTOCOLS
 from sd_keras.data.encoded import Source, open_source
+from sd_keras.keras_internals import tensorflow as tf
 
 
 class BadImages:
@@ -101,7 +102,13 @@ def stream(
     """
     check_batches(batch_size, shard, seed)
     check_crops(protocol, size, views, max_pixels)
-    check_limit(max_bad_images)
+    real = isinstance(max_bad_images, numbers.Real) and not isinstance(max_bad_images, bool)
+    whole = real and (max_bad_images < 1 or max_bad_images == int(max_bad_images))
+    if not whole or max_bad_images < 0:
+        raise ValueError(
+            "`max_bad_images` must be a whole number of images, or a share of them of at least 0 "
+            f"and below 1. Received: max_bad_images={max_bad_images!r}"
+        )
     source = open_source(name, split, data_dir)
     total = source.num_examples
     check_enough(batch_size, total, protocol, shard[1])
@@ -203,8 +210,6 @@ class Stream:
         Raises:
             ValueError: `epoch` below 0, or `skip_steps` not of 0…steps_per_epoch.
         """
-        # Imported here: opening a folder must not need TensorFlow.
-        import tensorflow as tf
 
         from sd_keras.data.batching import batches
 
@@ -279,17 +284,6 @@ def check_batches(batch_size, shard, seed):
             f"Received: shard={shard!r}"
         )
     check_divisible(batch_size, shard[1])
-
-
-def check_limit(max_bad_images):
-    """Raises ValueError where the limit is neither a number of images nor a share."""
-    real = isinstance(max_bad_images, numbers.Real) and not isinstance(max_bad_images, bool)
-    whole = real and (max_bad_images < 1 or max_bad_images == int(max_bad_images))
-    if not whole or max_bad_images < 0:
-        raise ValueError(
-            "`max_bad_images` must be a whole number of images, or a share of them of at least 0 "
-            f"and below 1. Received: max_bad_images={max_bad_images!r}"
-        )
 
 
 def check_enough(batch_size, total, protocol, count):

@@ -41,7 +41,8 @@ class Color(Distortion):
     nor hue. Raises ValueError otherwise, and for an argument outside of its limits.
     """
 
-    arguments = ("brightness", "contrast", "saturation", "hue", "max_value")
+    magnitudes = ("brightness", "contrast", "saturation", "hue")
+    arguments = (*magnitudes, "max_value")
     num_draws = 4
 
     def __init__(
@@ -62,9 +63,6 @@ class Color(Distortion):
         self.max_value = magnitude("max_value", max_value, math.inf)
         if self.max_value == 0:
             raise ValueError("`max_value` must be greater than 0. Received: max_value=0")
-
-    def is_identity(self):
-        return self.brightness == self.contrast == self.saturation == self.hue == 0
 
     def check(self, images):
         super().check(images)

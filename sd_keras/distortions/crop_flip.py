@@ -23,7 +23,7 @@ class CropFlip(Distortion):
     padding is black, hence the distortion belongs before any normalisation.
     """
 
-    arguments = ("padding", "flip")
+    arguments = magnitudes = ("padding", "flip")
     num_draws = 3
 
     def __init__(self, padding=4, flip=True, seed=None, **kwargs):
@@ -37,9 +37,6 @@ class CropFlip(Distortion):
 
     def seed_of_draws(self, seed):
         return seed  # all others draw from one made of it and their names
-
-    def is_identity(self):
-        return self.padding == 0 and not self.flip
 
     def check(self, images):
         super().check(images)

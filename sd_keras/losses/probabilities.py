@@ -17,7 +17,7 @@ def label_cross_entropy(labels, logits):
         `(n,)`.
     """
     logits = wide(logits)
-    labels = _probabilities(labels, logits.shape[-1], logits.dtype)
+    labels = as_probabilities(labels, logits.shape[-1], logits.dtype)
     return -ops.sum(labels * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
@@ -49,12 +49,12 @@ def virtual_teacher_logits(labels, num_classes, correct_probability):
     Returns:
         `(n, classes)`.
     """
-    labels = _probabilities(labels, num_classes, "float32")
+    labels = as_probabilities(labels, num_classes, "float32")
     other = (1 - correct_probability) / (num_classes - 1)
     return ops.log(other + (correct_probability - other) * labels)
 
 
-def _probabilities(labels, num_classes, dtype):
+def as_probabilities(labels, num_classes, dtype):
     """Returns labels of either form as `(n, classes)`."""
     if len(labels.shape) == 1:
         # A comparison instead of one_hot, which fails on PyTorch for a class out of range.

@@ -67,16 +67,3 @@ def get(name, **arguments):
     for method in rest:
         first = first + method
     return first
-
-
-__all__ = [
-    "DISCREPANCIES",
-    "METHODS",
-    "Complement",
-    "Method",
-    "alternating",
-    "balanced",
-    "deepest_last",
-    "get",
-    *METHODS,
-]

@@ -87,8 +87,7 @@ def label_smoothing(epsilon=0.1):
         epsilon: ε, a number in 0…1 or a schedule.
     """
     label_weight = rest_of("epsilon", epsilon)
-    objectives = (UniformCrossEntropy(epsilon),)
-    return Method("label_smoothing", objectives, label_weight=label_weight)
+    return Method("label_smoothing", (UniformCrossEntropy(epsilon),), label_weight=label_weight)
 
 
 def teacher_free(alpha=0.1, temperature=20.0, correct_probability=0.99, scaling="T2"):

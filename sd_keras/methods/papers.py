@@ -89,18 +89,14 @@ def data_distortion(
             "`kl_only` and `mmd_only` exclude each other; with neither term use two_branch(). "
             "Received: kl_only=True, mmd_only=True"
         )
-    between_features = _discrepancy(discrepancy, mmd_weight, exits)
+    if discrepancy not in DISCREPANCIES:
+        raise ValueError(
+            f"`discrepancy` must be one of {sorted(DISCREPANCIES)}. "
+            f"Received: discrepancy={discrepancy!r}"
+        )
+    weights = {} if mmd_weight is None else {"weight": mmd_weight}
+    between_features = DISCREPANCIES[discrepancy](exits=exits, **weights)
     objectives = [] if mmd_only else [ViewKL(kl_weight, temperature, scaling, exits)]
     if not kl_only:
         objectives.append(between_features)
     return Method("data_distortion", tuple(objectives), num_views=2)
-
-
-def _discrepancy(name, weight, exits):
-    """Returns the objective of that name, with its own weight where none is given."""
-    if name not in DISCREPANCIES:
-        raise ValueError(
-            f"`discrepancy` must be one of {sorted(DISCREPANCIES)}. Received: discrepancy={name!r}"
-        )
-    weights = {} if weight is None else {"weight": weight}
-    return DISCREPANCIES[name](exits=exits, **weights)

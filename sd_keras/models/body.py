@@ -65,9 +65,6 @@ def parse_at(at):
 
     Returns:
         A pair of lists, one of them or both empty; `(None, None)` for `at=None`.
-
-    Raises:
-        ValueError: if it is neither.
     """
     if at is None:
         return None, None
@@ -95,9 +92,6 @@ def body_of(backbone, at, input_shape=None):
         backbone: functional or built Sequential model.
         at: as `attach_exits`; decides whether nested models have to be laid open.
         input_shape: size of the image, where the backbone takes any.
-
-    Raises:
-        ValueError: naming `backbone`, `at` or `input_shape`.
     """
     model = _with_one_end(backbone)
     (shape,) = graph.known_shapes(model, input_shape, "backbone")

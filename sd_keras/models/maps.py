@@ -14,9 +14,6 @@ def logits_of(network, argument):
     Args:
         network: made by `attach_exits`, or any functional model that gives logits `(n, classes)`.
         argument: what the error names.
-
-    Raises:
-        ValueError: for another kind of model, or one that ends in a softmax.
     """
     if hasattr(network, "network"):
         raise ValueError(
@@ -56,9 +53,6 @@ def feature_maps(network, argument="network"):
 
     Returns:
         A dict from `(height, width)` to a symbolic tensor of the network.
-
-    Raises:
-        ValueError: if there is none, or maps are channels first.
     """
     nodes = graph.ancestors(graph.nodes_of(graph.as_functional(network)), [logits_of(network, "")])
     made_by = makers(nodes)

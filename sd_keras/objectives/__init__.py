@@ -18,26 +18,10 @@ from sd_keras.objectives.exits import (
     ExitKL,
     PartnerKL,
     UniformCrossEntropy,
+    ViewCORAL,
+    ViewKL,
+    ViewMMD,
+    ViewMultiKernelMMD,
+    ViewTopKMMD,
     VirtualTeacherKL,
 )
-from sd_keras.objectives.views import ViewCORAL, ViewKL, ViewMMD, ViewMultiKernelMMD, ViewTopKMMD
-
-__all__ = [
-    "AttentionTransfer",
-    "ExitHint",
-    "ExitKL",
-    "Objective",
-    "PartnerKL",
-    "PastCrossEntropy",
-    "PeerKL",
-    "Softened",
-    "TeacherHint",
-    "TeacherKL",
-    "UniformCrossEntropy",
-    "ViewCORAL",
-    "ViewKL",
-    "ViewMMD",
-    "ViewMultiKernelMMD",
-    "ViewTopKMMD",
-    "VirtualTeacherKL",
-]

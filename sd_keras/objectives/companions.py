@@ -5,7 +5,7 @@ from keras import layers
 
 from sd_keras import losses
 from sd_keras.layers.bottleneck import kernel_initializer
-from sd_keras.objectives.base import Objective, Softened, check_exits, compared_exits, count_exits
+from sd_keras.objectives.base import Objective, Softened, compared_exits, deepest
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -28,22 +28,14 @@ class TeacherKL(Softened):
     def __init__(
         self, weight=0.9, temperature=4.0, scaling="T2", exits="deepest", name="teacher_kl"
     ):
-        super().__init__(weight, temperature, scaling, name)
-        check_exits(exits)
-        self.exits = exits
+        super().__init__(weight, temperature, scaling, name, exits)
 
     def call(self, labels, views):
-        del labels
         return sum(
-            losses.kl_divergence(
-                view["teacher_logits"], view[f"exit_{index}"], self.temperature, self.scaling
-            )
+            self.kl(view["teacher_logits"], view[f"exit_{index}"])
             for view in views
             for index in compared_exits(view, self.exits)
         )
-
-    def get_config(self):
-        return super().get_config() | {"exits": self.exits}
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -85,7 +77,6 @@ class TeacherHint(Objective):
         return regressor, own, target
 
     def call(self, labels, views):
-        del labels
         key = self.needed_outputs[0]
         return sum(losses.map_distance(view[f"{key}_target"], view[key]) for view in views)
 
@@ -107,7 +98,6 @@ class AttentionTransfer(Objective):
         super().__init__(weight, name)
 
     def call(self, labels, views):
-        del labels
         return sum(
             losses.attention_distance(view[name], view[name.removeprefix("teacher_")]) / 2
             for view in views
@@ -131,16 +121,7 @@ class PeerKL(Softened):
         super().__init__(weight, temperature, scaling, name)
 
     def call(self, labels, views):
-        del labels
-        return sum(
-            losses.symmetric_kl_divergence(
-                view[f"exit_{count_exits(view)}"],
-                view["peer_logits"],
-                self.temperature,
-                self.scaling,
-            )
-            for view in views
-        )
+        return sum(self.symmetric_kl(deepest(view), view["peer_logits"]) for view in views)
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -154,8 +135,4 @@ class PastCrossEntropy(Objective):
         super().__init__(weight, name)
 
     def call(self, labels, views):
-        del labels
-        return sum(
-            losses.soft_cross_entropy(view["past_logits"], view[f"exit_{count_exits(view)}"])
-            for view in views
-        )
+        return sum(losses.soft_cross_entropy(view["past_logits"], deepest(view)) for view in views)

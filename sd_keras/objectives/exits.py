@@ -1,9 +1,10 @@
-"""Objectives within one view: between exits (Be Your Own Teacher), or on smoothed targets."""
+"""Objectives within a network: between exits, between views, or on smoothed targets."""
 
 import keras
+from keras import ops
 
 from sd_keras import losses
-from sd_keras.objectives.base import Objective, Softened, count_exits
+from sd_keras.objectives.base import Objective, Softened, compared_exits, count_exits, deepest
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -19,20 +20,11 @@ class ExitKL(Softened):
         super().__init__(weight, temperature, scaling, name)
 
     def call(self, labels, views):
-        del labels
-        terms = []
-        for outputs in views:
-            deepest = count_exits(outputs)
-            for index in range(1, deepest):
-                terms.append(
-                    losses.kl_divergence(
-                        outputs[f"exit_{deepest}"],
-                        outputs[f"exit_{index}"],
-                        self.temperature,
-                        self.scaling,
-                    )
-                )
-        return sum(terms)
+        return sum(
+            self.kl(deepest(view), view[f"exit_{index}"])
+            for view in views
+            for index in range(1, count_exits(view))
+        )
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -48,18 +40,11 @@ class ExitHint(Objective):
         super().__init__(weight, name)
 
     def call(self, labels, views):
-        del labels
-        terms = []
-        for outputs in views:
-            deepest = count_exits(outputs)
-            target = outputs[f"features_{deepest}"]
-            for index in range(1, deepest):
-                terms.append(losses.hint(target, outputs[f"features_{index}"]))
-        return sum(terms)
-
-
-def _deepest(view):
-    return view[f"exit_{count_exits(view)}"]
+        return sum(
+            losses.hint(view[f"features_{count_exits(view)}"], view[f"features_{index}"])
+            for view in views
+            for index in range(1, count_exits(view))
+        )
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -70,8 +55,7 @@ class UniformCrossEntropy(Objective):
         super().__init__(weight, name)
 
     def call(self, labels, views):
-        del labels
-        return sum(losses.uniform_cross_entropy(_deepest(view)) for view in views)
+        return sum(losses.uniform_cross_entropy(deepest(view)) for view in views)
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -107,15 +91,11 @@ class VirtualTeacherKL(Softened):
     def call(self, labels, views):
         terms = []
         for view in views:
-            logits = _deepest(view)
-            target = losses.virtual_teacher_logits(
-                labels, logits.shape[-1], self.correct_probability
-            )
-            terms.append(losses.kl_divergence(target, logits, self.temperature, self.scaling))
+            logits = deepest(view)
+            classes = logits.shape[-1]
+            target = losses.virtual_teacher_logits(labels, classes, self.correct_probability)
+            terms.append(self.kl(target, logits))
         return sum(terms)
-
-    def get_config(self):
-        return super().get_config() | {"correct_probability": self.correct_probability}
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -132,8 +112,114 @@ class PartnerKL(Softened):
         super().__init__(weight, temperature, scaling, name)
 
     def call(self, labels, views):
-        del labels
         image, partner = views
-        return losses.kl_divergence(
-            _deepest(partner), _deepest(image), self.temperature, self.scaling
+        return self.kl(deepest(partner), deepest(image))
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewKL(Softened):
+    """KL(p_b ‖ p_a) + KL(p_a ‖ p_b) between two views, targets detached (DDGSD eq. 5)."""
+
+    num_views = 2
+
+    def __init__(
+        self, weight=1.0, temperature=3.0, scaling="none", exits="deepest", name="view_kl"
+    ):
+        super().__init__(weight, temperature, scaling, name, exits)
+
+    def call(self, labels, views):
+        a, b = views
+        return sum(
+            self.symmetric_kl(a[f"exit_{index}"], b[f"exit_{index}"])
+            for index in compared_exits(a, self.exits)
         )
+
+
+class ViewDiscrepancy(Objective):
+    """Base: how far apart two views' features are, added over the exits compared.
+
+    A statistic of the batch, given to each of its examples alike.
+    """
+
+    num_views = 2
+
+    def discrepancy(self, features_a, features_b):
+        """Returns a scalar for two batches of features `(n, d)`."""
+        raise NotImplementedError
+
+    def call(self, labels, views):
+        a, b = views
+        value = sum(
+            self.discrepancy(a[f"features_{index}"], b[f"features_{index}"])
+            for index in compared_exits(a, self.exits)
+        )
+        return ops.broadcast_to(value, (ops.shape(a["exit_1"])[0],))
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewMMD(ViewDiscrepancy):
+    """‖mean h(x_a) − mean h(x_b)‖²₂ between two views' features (DDGSD eq. 4)."""
+
+    def __init__(self, weight=5e-4, exits="deepest", name="view_mmd"):
+        super().__init__(weight, name, exits)
+
+    def discrepancy(self, features_a, features_b):
+        return losses.mean_discrepancy(features_a, features_b)
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewMultiKernelMMD(ViewDiscrepancy):
+    """MMD² with several Gaussian kernels (Gretton et al. 2012; Long et al. 2015).
+
+    Args:
+        weight, exits, name: as `ViewMMD`.
+        factors: bandwidths as multiples of the mean squared distance.
+    """
+
+    def __init__(
+        self,
+        weight=0.01,
+        exits="deepest",
+        factors=losses.BANDWIDTH_FACTORS,
+        name="view_multi_kernel_mmd",
+    ):
+        super().__init__(weight, name, exits)
+        losses.check_factors(factors)
+        self.factors = list(factors)
+
+    def discrepancy(self, features_a, features_b):
+        return losses.multi_kernel_discrepancy(features_a, features_b, self.factors)
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewCORAL(ViewDiscrepancy):
+    """‖C_a − C_b‖²_F / (4 d²) of the features' covariances (Sun & Saenko 2016).
+
+    Args:
+        weight, exits, name: as `ViewMMD`.
+    """
+
+    def __init__(self, weight=0.5, exits="deepest", name="view_coral"):
+        super().__init__(weight, name, exits)
+
+    def discrepancy(self, features_a, features_b):
+        return losses.coral(features_a, features_b)
+
+
+@keras.saving.register_keras_serializable(package="sd_keras")
+class ViewTopKMMD(ViewDiscrepancy):
+    """Linear MMD on the k features with the largest mean activation in the batch.
+
+    Args:
+        weight, exits, name: as `ViewMMD`.
+        k: how many features, an integer of 1 to the width of the features.
+    """
+
+    def __init__(self, weight=5e-4, exits="deepest", k=32, name="view_top_k_mmd"):
+        super().__init__(weight, name, exits)
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise ValueError(f"`k` must be an integer of at least 1. Received: k={k!r}")
+        self.k = k
+
+    def discrepancy(self, features_a, features_b):
+        return losses.top_k_discrepancy(features_a, features_b, self.k)
