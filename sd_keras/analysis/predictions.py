@@ -4,12 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sd_keras.analysis.inputs import (
-    checked_images,
-    features_by_exit,
-    integer,
-    logits_with_ensemble,
-)
+from sd_keras.analysis.inputs import checked_images, features_by_exit, integer, logits_with_ensemble
 from sd_keras.distortions.chain import apply
 from sd_keras.inference.arrays import class_numbers, log_softmax
 from sd_keras.inference.compiled import predict

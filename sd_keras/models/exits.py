@@ -8,9 +8,8 @@ from keras import layers
 
 from sd_keras.layers import Bottleneck
 from sd_keras.layers.bottleneck import dense_initializer
-from sd_keras.models.body import body_of
+from sd_keras.models.body import body_of, channels, grid, is_activated, is_channels_first
 from sd_keras.models.placement import taps
-from sd_keras.models.tensors import channels, grid, is_activated, is_channels_first
 
 
 class Heads:

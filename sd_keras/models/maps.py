@@ -3,9 +3,8 @@
 import keras
 
 from sd_keras import graph, keras_internals
-from sd_keras.models.body import body_of, stage_names
+from sd_keras.models.body import body_of, grid, is_channels_first, is_map, makers, stage_names
 from sd_keras.models.placement import taps
-from sd_keras.models.tensors import grid, is_channels_first, is_map, makers
 
 
 def logits_of(network, argument):

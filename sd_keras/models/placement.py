@@ -8,8 +8,7 @@ import keras
 
 from sd_keras import graph
 from sd_keras.costs import Measured, one_image
-from sd_keras.models.body import parse_at, stage_names
-from sd_keras.models.tensors import grid
+from sd_keras.models.body import grid, parse_at, stage_names
 
 # Exits that a backbone gets by itself, the deepest among them, as in the papers.
 DEFAULT_EXITS = 4
