@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from sd_keras import seeds
-from sd_keras.losses.probabilities import as_probabilities
+from sd_keras.losses import as_probabilities
 
 # Below any uniform number a generator gives but 0, above the smallest that float32 holds.
 TINY = 1e-30

@@ -273,12 +273,8 @@ def check_batches(batch_size, shard, seed):
     """Raises ValueError where batches of that size and order cannot be divided so."""
     check_whole("batch_size", batch_size, 1)
     check_whole("seed", seed, 0)
-    pair = isinstance(shard, (tuple, list)) and len(shard) == 2
-    if (
-        not pair
-        or not all(type(number) is int for number in shard)
-        or not (0 <= shard[0] < shard[1])
-    ):
+    is_pair = isinstance(shard, (tuple, list)) and [type(n) for n in shard] == [int, int]
+    if not is_pair or not 0 <= shard[0] < shard[1]:
         raise ValueError(
             "`shard` must be a pair (index, count) of integers with 0 <= index < count. "
             f"Received: shard={shard!r}"

@@ -34,8 +34,7 @@ class Color(Distortion):
         brightness, contrast, saturation: b, c, s lie in 1 − argument … 1 + argument; 0…1.
         hue: largest angle θ to either side as a share of a full turn, 0…0.5.
         max_value: of a pixel; 255 for raw images, 1 for images scaled to 0…1.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`, with 3 channels (R, G, B), or with 1, which has neither saturation
     nor hue. Raises ValueError otherwise, and for an argument outside of its limits.

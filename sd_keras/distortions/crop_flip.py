@@ -16,8 +16,7 @@ class CropFlip(Distortion):
     Args:
         padding: pixels added on each side before cropping to the old size.
         flip: mirror half of the images left to right.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: `(n, height, width, channels)` in and out, dtype kept (raw uint8 too). The
     padding is black, hence the distortion belongs before any normalisation.

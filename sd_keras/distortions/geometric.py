@@ -84,8 +84,7 @@ class Affine(base.Distortion):
         shear: largest angle φ to either side, in degrees, 0 to below 90.
         translation: largest move t to either side, as a share of the height for rows and of
             the width for columns, 0…1.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`. Raises ValueError for an argument outside of its limits.
     """
@@ -140,8 +139,7 @@ class Perspective(base.Distortion):
     Args:
         magnitude: as a share of height and width, 0 to below 0.25, where the four corners
             would no longer be those of a convex shape.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`, of at least 2x2 pixels. Raises ValueError otherwise, and for a
     magnitude outside of the limits.
@@ -205,8 +203,7 @@ class ThinPlateSpline(base.Distortion):
         points: control points in a row and in a column of the grid, which spans the image;
             at least 2.
         magnitude: as a share of height and width, 0 to below 0.5.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`, of at least 2x2 pixels. Raises ValueError otherwise, and for an
     argument outside of its limits.

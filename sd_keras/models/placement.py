@@ -187,13 +187,11 @@ def _lone_runs(body, measured):
 
 
 def _place(body, macs, run):
-    last = run[-1]
-    for node in run:
-        if not isinstance(node.operation, keras.layers.ZeroPadding2D):
-            last = node
+    padding = keras.layers.ZeroPadding2D
+    last = [node for node in run if not isinstance(node.operation, padding)] or run
     merges = any(_merges(node, body.made_by) for node in run)
     level = _level(body, run[0].output_tensors[0])
-    return Place(macs, level, merges, last.output_tensors[0])
+    return Place(macs, level, merges, last[-1].output_tensors[0])
 
 
 def _meetings(body, measured, better):
