@@ -187,7 +187,7 @@ def multiply_accumulates(operation, operands, outputs):
 
 
 def _applies_own_function(layer):
-    """Tells whether a layer's activation is a user's function or a layer: it may multiply."""
+    """Returns whether a layer's activation is a user's function or a layer: it may multiply."""
     activation = getattr(layer, "activation", None)
     module = getattr(activation, "__module__", None) or ""
     known = module.startswith(("keras.", "tensorflow.", "jax.", "torch."))
@@ -381,7 +381,7 @@ class Measured:
 
 
 def _is_view(node, inputs, outputs):
-    """Tells whether what a call puts out needs no memory of its own."""
+    """Returns whether what a call puts out needs no memory of its own."""
     if len(inputs) != 1 or len(outputs) != 1 or _bytes(inputs[0]) != _bytes(outputs[0]):
         return False
     kind = type(node.operation)

@@ -128,7 +128,7 @@ class Batches(keras.utils.PyDataset):
             self._start_over()
 
     def _is_passed(self):
-        """Says whether the batches of the current epoch have been used, not only looked at."""
+        """Returns whether the batches of the current epoch have been used, not only looked at."""
         if self._begun:
             # The first call a `fit` makes comes before its first epoch. With some backends an
             # epoch was begun by then, but only to build the model.

@@ -79,19 +79,17 @@ def _read(name, data_dir, image_size):
         return read_folder(path, image_size)
     if name == "digits":
         raw = read_digits()
+    elif form == "npz":
+        raw = read_npz(path)
+    elif data_dir is not None and Path(data_dir, f"{name}.npz").is_file():
+        raw = read_npz(Path(data_dir, f"{name}.npz"))
+    elif importlib.util.find_spec("tensorflow_datasets") is None:
+        raise ImportError(
+            f"`name` must be the data set of a file {name}.npz in `data_dir` where the package "
+            f"tensorflow_datasets is not installed. Received: name={name!r}, data_dir={data_dir!r}"
+        )
     else:
-        archive = path
-        if form != "npz":
-            archive = None if data_dir is None else Path(data_dir, f"{name}.npz")
-        if form != "npz" and (archive is None or not archive.is_file()):
-            if importlib.util.find_spec("tensorflow_datasets") is None:
-                raise ImportError(
-                    f"`name` must be the data set of a file {name}.npz in `data_dir` where the "
-                    "package tensorflow_datasets is not installed. "
-                    f"Received: name={name!r}, data_dir={data_dir!r}"
-                )
-            return read_tfds(name, data_dir, image_size)
-        raw = read_npz(archive)
+        return read_tfds(name, data_dir, image_size)
     return raw if image_size is None else resize_sets(raw, image_size)
 
 

@@ -45,7 +45,7 @@ class BadImages:
             return tuple(self._names)
 
     def add(self, indices):
-        """Takes note of images by their number; returns what is wrong, or empty bytes.
+        """Records images by their number; returns what is wrong, or empty bytes.
 
         It returns the error rather than raising it, as TensorFlow would put a stack of calls
         in front of the message.

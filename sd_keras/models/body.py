@@ -29,7 +29,7 @@ ACTIVATIONS = (
 
 
 def is_map(tensor):
-    """Tells whether a tensor is a feature map of known size."""
+    """Returns whether a tensor is a feature map of known size."""
     return len(tensor.shape) == 4 and None not in tensor.shape[1:]
 
 
@@ -39,7 +39,7 @@ def makers(nodes):
 
 
 def is_activated(tensor, made_by):
-    """Tells whether a nonlinearity other than softmax is the last thing done to a tensor.
+    """Returns whether a nonlinearity other than softmax is the last thing done to a tensor.
 
     Pooling, dropout and the like are looked through; a sum or a normalisation is raw. A vector
     behind a sigmoid holds the probabilities of a classifier.
@@ -73,7 +73,7 @@ def is_activated(tensor, made_by):
 
 
 def is_channels_first(tensor, made_by):
-    """Tells whether a feature map is `(n, channels, height, width)`.
+    """Returns whether a feature map is `(n, channels, height, width)`.
 
     The layers before it know: the nearest convolution or pooling, or a permutation.
     """

@@ -212,7 +212,7 @@ def _meetings(body, measured, better):
 
 
 def _merges(node, made_by):
-    """Tells whether feature maps of one size meet; a product is a gate, within a block."""
+    """Returns whether feature maps of one size meet; a product is a gate, within a block."""
     maps = [tensor for tensor in node.input_tensors if len(tensor.shape) == 4]
     if len(maps) < 2 or type(node.operation).__name__ == "Multiply":
         return False

@@ -165,7 +165,7 @@ class _Rewriting:
 
 
 def _has_precision(operation):
-    """Tells whether an operation has a precision that can be changed to float32."""
+    """Returns whether an operation has a precision that can be changed to float32."""
     if isinstance(operation, keras.Layer):
         return "float" in operation.compute_dtype and operation.quantization_mode is None
     return getattr(operation, "dtype", None) in HALF_TYPES
@@ -342,7 +342,7 @@ def foldable(model):
 
 
 def _fit(layer, norm, rank):
-    """Tells whether a layer is linear and has its channels where they are normalised."""
+    """Returns whether a layer is linear and has its channels where they are normalised."""
     if type(layer) not in PLAIN + DEPTHWISE or layer.activation is not keras.activations.linear:
         return False
     if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False):
