@@ -129,7 +129,7 @@ def train_in_turns(protocol, model, num_classes, batch_size):
     data = tf.data.Dataset.from_tensor_slices(batch(settings, 4 * batch_size))
 
     protocol.answer()
-    run = {"steps_per_epoch": WORKER_STEPS, "epochs": 10**6, "verbose": 0}
+    run = {"steps_per_epoch": WORKER_STEPS, "epochs": 10**6, "verbose": 0, "shuffle": False}
     model.fit(data.batch(batch_size).repeat(), callbacks=[Turns(protocol)], **run)
 
 
