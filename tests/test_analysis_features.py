@@ -209,7 +209,7 @@ def test_many_draws_are_worked_off_in_turn(network, monkeypatch):
     images, labels = bright_and_dark(), np.arange(32) % 4
     whole = analysis.unit_ablation(network, images, labels, [0.5], 7)
     # Three draws of 32 images and 4 classes at once.
-    monkeypatch.setattr("sd_keras.analysis.ablation.MOST_LOGITS", 3 * 32 * 4)
+    monkeypatch.setattr("sd_keras.analysis.perturbations.MOST_LOGITS", 3 * 32 * 4)
     parts = analysis.unit_ablation(network, images, labels, [0.5], 7)
     for name, own in whole.items():
         np.testing.assert_array_equal(parts[name], own)

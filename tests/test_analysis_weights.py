@@ -6,7 +6,7 @@ import pytest
 from conftest import bright_and_dark, tiny_model, tiny_network, with_mixed_answers
 
 from sd_keras import analysis, methods
-from sd_keras.analysis import evaluation
+from sd_keras.analysis import inputs
 from sd_keras.distortions import CropFlip
 
 IMAGES, LABELS = bright_and_dark(), np.arange(32) % 4
@@ -33,7 +33,7 @@ def assert_unchanged(model, before):
 
 @pytest.mark.parametrize("batch_size", [5, 32, 100])
 def test_evaluation_equals_evaluate_exits(network, batch_size):
-    found = evaluation.Evaluation(network, batch_size=batch_size)(IMAGES, LABELS)
+    found = inputs.Evaluation(network, batch_size=batch_size)(IMAGES, LABELS)
     expected = analysis.evaluate_exits(network, IMAGES, LABELS)
     for row, measures in zip(found, expected.values()):
         np.testing.assert_allclose(row[0], measures["accuracy"])
@@ -43,7 +43,7 @@ def test_evaluation_equals_evaluate_exits(network, batch_size):
 def test_evaluation_reads_weights_as_they_are():
     keras.utils.set_random_seed(1)
     network = tiny_network()
-    evaluate = evaluation.Evaluation(network)
+    evaluate = inputs.Evaluation(network)
     before = evaluate(IMAGES, LABELS)
     network.get_layer("classifier_2").bias.assign([50.0, 0, 0, 0])
     after = evaluate(IMAGES, LABELS)
@@ -54,7 +54,7 @@ def test_evaluation_reads_weights_as_they_are():
 def test_answers_that_are_not_finite_are_wrong():
     network = tiny_network()
     network.get_layer("classifier_1").bias.assign([np.nan] * 4)
-    found = evaluation.Evaluation(network)(IMAGES, LABELS)
+    found = inputs.Evaluation(network)(IMAGES, LABELS)
     assert found[0, 0] == 0 and np.isnan(found[0, 1]) and np.isfinite(found[1]).all()
 
 
@@ -98,20 +98,20 @@ def test_noise_equals_noise_added_by_hand(network, relative, variables):
 
 def test_all_levels_and_draws_are_traced_once(network, monkeypatch):
     traces = []
-    own = evaluation.Evaluation._batch_sums
+    own = inputs.Evaluation._batch_sums
 
     def counted(self, *batch):
         traces.append(1)
         return own(self, *batch)
 
-    monkeypatch.setattr(evaluation.Evaluation, "_batch_sums", counted)
+    monkeypatch.setattr(inputs.Evaluation, "_batch_sums", counted)
     analysis.weight_noise(network, IMAGES, LABELS, [0.0, 0.1, 0.2], 3, batch_size=13)
     assert len(traces) == 1
 
 
 def test_weights_stay_when_an_evaluation_fails(network, monkeypatch):
     before, calls = values_of(network), []
-    own = evaluation.Evaluation.__call__
+    own = inputs.Evaluation.__call__
 
     def failing(self, *arguments):
         calls.append(1)
@@ -119,7 +119,7 @@ def test_weights_stay_when_an_evaluation_fails(network, monkeypatch):
             raise RuntimeError("out of memory")
         return own(self, *arguments)
 
-    monkeypatch.setattr(evaluation.Evaluation, "__call__", failing)
+    monkeypatch.setattr(inputs.Evaluation, "__call__", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         analysis.weight_noise(network, IMAGES, LABELS, [0.1, 0.2], 3)
     assert_unchanged(network, before)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sd_keras.data import Batches, Splits, load
-from sd_keras.data.holdout import hold_out_test, hold_out_validation
+from sd_keras.data.loading import hold_out_test, hold_out_validation
 from sd_keras.data.splits import channel_statistics
 
 ROOT = Path(__file__).resolve().parents[1]

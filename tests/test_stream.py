@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sd_keras.data import Stream, stream
-from sd_keras.data.bad_images import SHOWN, BadImages
 from sd_keras.data.crops import crops, draw
+from sd_keras.data.stream import SHOWN, BadImages
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet_sample"
 RANDOM = ("paper", "random_resized_crop")

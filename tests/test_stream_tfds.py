@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_stream import SAMPLE, read, resized
 
-from sd_keras.data import record_index, stream
+from sd_keras.data import records, stream
 
 CENTER = {"size": 16, "protocol": "center"}
 
@@ -94,8 +94,8 @@ def test_records_are_read_in_any_order(grey):
 
 def test_the_second_opening_does_not_walk(grey, monkeypatch):
     first = stream("grey", 10, data_dir=grey, **CENTER)
-    walk = record_index._walk
-    monkeypatch.setattr(record_index, "_walk", lambda path: pytest.fail(f"walked {path}"))
+    walk = records._walk
+    monkeypatch.setattr(records, "_walk", lambda path: pytest.fail(f"walked {path}"))
     again = stream("grey", 10, data_dir=grey, **CENTER)
     for column, other in zip(first.source.places, again.source.places, strict=True):
         assert column.dtype == other.dtype
@@ -107,7 +107,7 @@ def test_the_second_opening_does_not_walk(grey, monkeypatch):
     changed.write_bytes(changed.read_bytes())
     with pytest.raises(pytest.fail.Exception, match="walked .*grey-train"):
         stream("grey", 10, data_dir=grey, **CENTER)
-    monkeypatch.setattr(record_index, "_walk", walk)
+    monkeypatch.setattr(records, "_walk", walk)
     assert stream("grey", 10, data_dir=grey, **CENTER).num_examples == 23
     # Nothing of ours lies beside the data.
     assert not [path for path in (grey / "grey").rglob("*") if "npz" in path.name]

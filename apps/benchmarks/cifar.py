@@ -17,7 +17,7 @@ from benchmarks.harness import IMAGE_SHAPE, batch, figure, interleave, speed_rat
 from benchmarks.training import in_precision, multiply_accumulates, step_of, trainer
 
 from sd_keras import analysis, attach_exits, distortions, exit_names, methods, models, submodel
-from sd_keras.analysis.evaluation import Evaluation
+from sd_keras.analysis.inputs import Evaluation
 
 if keras.config.backend() != "tensorflow":
     raise SystemExit("the bars are for Keras on TensorFlow: set KERAS_BACKEND=tensorflow")

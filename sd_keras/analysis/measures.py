@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from sd_keras.analysis.calibration import weighted_gap
 from sd_keras.analysis.inputs import checked_labels
-from sd_keras.data.bad_images import saying_why
+from sd_keras.analysis.predictions import weighted_gap
+from sd_keras.data.stream import saying_why
 from sd_keras.inference import ensemble_logits
 from sd_keras.inference.arrays import class_numbers, exits_of, log_softmax
 from sd_keras.models.exits import exit_names

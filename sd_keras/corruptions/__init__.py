@@ -8,24 +8,24 @@ not comparable with those of CIFAR-10-C, CIFAR-100-C or ImageNet-C.
 
 import numpy as np
 
-from sd_keras.corruptions import blur, digital, noise, weather
+from sd_keras.corruptions import kinds
 
 KINDS = {
-    "gaussian_noise": noise.gaussian,
-    "shot_noise": noise.shot,
-    "impulse_noise": noise.impulse,
-    "defocus_blur": blur.defocus,
-    "glass_blur": blur.glass,
-    "motion_blur": blur.motion,
-    "zoom_blur": blur.zoom,
-    "snow": weather.snow,
-    "frost": weather.frost,
-    "fog": weather.fog,
-    "brightness": digital.brightness,
-    "contrast": digital.contrast,
-    "elastic": digital.elastic,
-    "pixelate": digital.pixelate,
-    "jpeg": digital.jpeg,
+    "gaussian_noise": kinds.gaussian,
+    "shot_noise": kinds.shot,
+    "impulse_noise": kinds.impulse,
+    "defocus_blur": kinds.defocus,
+    "glass_blur": kinds.glass,
+    "motion_blur": kinds.motion,
+    "zoom_blur": kinds.zoom,
+    "snow": kinds.snow,
+    "frost": kinds.frost,
+    "fog": kinds.fog,
+    "brightness": kinds.brightness,
+    "contrast": kinds.contrast,
+    "elastic": kinds.elastic,
+    "pixelate": kinds.pixelate,
+    "jpeg": kinds.jpeg,
 }
 SEVERITIES = (1, 2, 3, 4, 5)
 # Values worked on at once, so that the copies in float32 stay small.

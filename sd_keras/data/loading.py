@@ -1,13 +1,14 @@
-"""From the name of a data set to its splits."""
+"""From the name of a data set to its splits: what is read, and which images are held out."""
 
 import importlib.util
 import numbers
 from pathlib import Path
 
-from sd_keras.data.digits import read_digits
+import numpy as np
+
 from sd_keras.data.folder import read_folder
-from sd_keras.data.holdout import hold_out_test, hold_out_validation
 from sd_keras.data.npz import read_npz
+from sd_keras.data.raw import RawSets
 from sd_keras.data.splits import Splits, channel_statistics
 from sd_keras.data.tfds_sets import read_tfds
 
@@ -162,3 +163,106 @@ def _as_pair(image_size):
 def _is_integer(value):
     """Says whether `value` is a whole number; a bool, though an int to Python, is not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+# scikit-learn's pixels count the dark points among 16.
+LARGEST_PIXEL = 16
+
+
+def read_digits():
+    """Returns the 1,797 digits as one train set: uint8 (n, 8, 8, 1), pixels 0…255."""
+    # Imported here: the other data sets do not need scikit-learn.
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / LARGEST_PIXEL)).astype("uint8")[..., None]
+    labels = digits.target.astype("int32")
+    return RawSets((images, labels), class_names=tuple(str(name) for name in digits.target_names))
+
+
+TEST_FRACTION = 0.2
+# Never the user's seed: figures of different seeds must share their test images.
+TEST_SEED = 0
+
+
+def hold_out_test(labels):
+    """Returns the fixed test part of a set that comes without one: 20 % of each class.
+
+    A class with two images or more gives at least one and keeps at least one; a class with a
+    single image gives none.
+
+    Args:
+        labels: integers (n,).
+
+    Returns:
+        Two ascending arrays of indices: (kept for training, held out).
+    """
+    held = []
+    for members in _shuffled_classes(labels, np.random.default_rng(TEST_SEED)):
+        if len(members) > 1:
+            amount = max(1, int(TEST_FRACTION * len(members) + 0.5))
+            held.append(members[:amount])
+    return _in_two(len(labels), held)
+
+
+def hold_out_validation(labels, fraction, seed):
+    """Returns a validation part of the train images, drawn with `seed`.
+
+    It holds `fraction` of all images, rounded, but at least one, each class giving its share
+    as nearly as whole images allow. A class keeps at least one image for training as long as
+    any class has more than one; only beyond that is the rest drawn regardless of class.
+
+    Args:
+        labels: integers (n,), n at least 2.
+        fraction: of the n images, above 0 and below 1.
+        seed: integer of at least 0.
+
+    Returns:
+        Two ascending arrays of indices: (kept for training, held out).
+    """
+    generator = np.random.default_rng(seed)
+    classes = _shuffled_classes(labels, generator)
+    sizes = np.array([len(members) for members in classes])
+    total = min(max(1, int(fraction * len(labels) + 0.5)), len(labels) - 1)
+    amounts = _shares(sizes, total, generator)
+    held = [members[:amount] for members, amount in zip(classes, amounts, strict=True)]
+    missing = total - int(amounts.sum())
+    if missing:
+        kept, _ = _in_two(len(labels), held)
+        held.append(generator.choice(kept, missing, replace=False))
+    return _in_two(len(labels), held)
+
+
+def _shuffled_classes(labels, generator):
+    """Returns one shuffled array of indices per class that occurs, by ascending label."""
+    _, sizes = np.unique(labels, return_counts=True)
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    return [generator.permutation(indices) for indices in members]
+
+
+def _shares(sizes, total, generator):
+    """Divides `total` among classes of `sizes` by largest remainder, leaving one in each.
+
+    The sum falls short of `total` only where every class is down to its last image.
+    """
+    quotas = sizes * (total / sizes.sum())
+    amounts = np.minimum(np.floor(quotas).astype(int), sizes - 1)
+    # Equal remainders are the rule in balanced sets; a fixed order would always favour the
+    # classes of low labels.
+    order = generator.permutation(len(sizes))
+    order = order[np.argsort((amounts - quotas)[order], kind="stable")]
+    while amounts.sum() < total and (amounts < sizes - 1).any():
+        with_room = order[amounts[order] < sizes[order] - 1]
+        amounts[with_room[: total - amounts.sum()]] += 1
+    return amounts
+
+
+def _in_two(size, held):
+    """Returns the indices below `size` that are in none of the arrays `held`, and those that are.
+
+    Both ascend: the images keep the order of the data set, and training shuffles them anyway.
+    """
+    is_held = np.zeros(size, bool)
+    for indices in held:
+        is_held[indices] = True
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)

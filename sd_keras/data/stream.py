@@ -1,19 +1,78 @@
 """Batches of a data set too large for memory: the input pipeline of ImageNet training."""
 
+import contextlib
 import math
+import numbers
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from sd_keras.data.bad_images import BadImages
 from sd_keras.data.batches import check_whole
+from sd_keras.data.crops import PAPER_SIZE, PROTOCOLS
 from sd_keras.data.encoded import Source, open_source
-from sd_keras.data.stream_checks import (
-    check_batches,
-    check_crops,
-    check_enough,
-    check_limit,
-)
+
+
+class BadImages:
+    """The images found so far that cannot be read, decoded or held, each counted once.
+
+    It is filled while batches are made, ahead of those that training has seen, and by several
+    threads; reading it is safe at any time.
+
+    Attributes:
+        limit: number of such images above which iterating stops.
+    """
+
+    def __init__(self, limit, total, describe):
+        self.limit = limit
+        self._total = total
+        self._describe = describe
+        self._found = set()
+        self._names = []
+        self._lock = threading.Lock()
+
+    @property
+    def count(self):
+        """Number of bad images found so far."""
+        with self._lock:
+            return len(self._found)
+
+    @property
+    def names(self):
+        """Files, or places in files, of the first bad images that were found; at most ten."""
+        with self._lock:
+            return tuple(self._names)
+
+    def add(self, indices):
+        """Takes note of images by their number; returns what is wrong, or empty bytes.
+
+        It returns the error rather than raising it, as TensorFlow would put a stack of calls
+        in front of the message.
+        """
+        with self._lock:
+            for index in indices.tolist():
+                if index not in self._found:
+                    self._found.add(index)
+                    if len(self._names) < SHOWN:
+                        self._names.append(self._describe(index))
+        return self.problem().encode()
+
+    def problem(self):
+        """Returns what is to be said where there are more than the limit, else an empty text."""
+        with self._lock:
+            if len(self._found) <= self.limit:
+                return ""
+            count, names = len(self._found), list(self._names)
+        images = "image" if count == 1 else "images"
+        others = " and others" if count > len(names) else ""
+        return (
+            f"`max_bad_images` allows {self.limit} of the {self._total} images to be unreadable, "
+            f"cut off, of an unknown format or too large. Received: {count} such {images} so far: "
+            f"{', '.join(names)}{others}"
+        )
+
+    def __repr__(self):
+        return f"BadImages(count={self.count}, limit={self.limit}, names={self.names})"
 
 
 def stream(
@@ -182,3 +241,92 @@ class Stream:
             starts = np.arange(steps * count + 1) * total // (steps * count)
         places = starts[:-1, None] + np.arange(np.diff(starts).max())
         return np.where(places < starts[1:, None], places, -1).reshape(steps, count, -1)
+
+
+def check_crops(protocol, size, views, max_pixels):
+    """Raises ValueError where the crops asked for cannot be made."""
+    check_whole("size", size, 1)
+    check_whole("max_pixels", max_pixels, 1)
+    if protocol not in PROTOCOLS:
+        raise ValueError(
+            f"`protocol` must be one of {', '.join(PROTOCOLS)}. Received: protocol={protocol!r}"
+        )
+    if protocol != "random_resized_crop" and size > PAPER_SIZE:
+        raise ValueError(
+            f"`size` must be at most {PAPER_SIZE} for the protocol {protocol!r}, which crops "
+            f"images of {PAPER_SIZE} × {PAPER_SIZE}. Received: size={size}"
+        )
+    check_whole("views", views, 1)
+    if views > (2 if protocol != "center" else 1):
+        allowed = "1, as its crop is not random," if protocol == "center" else "1 or 2"
+        raise ValueError(
+            f"`views` must be {allowed} for the protocol {protocol!r}. Received: views={views}"
+        )
+
+
+def check_batches(batch_size, shard, seed):
+    """Raises ValueError where batches of that size and order cannot be divided so."""
+    check_whole("batch_size", batch_size, 1)
+    check_whole("seed", seed, 0)
+    pair = isinstance(shard, (tuple, list)) and len(shard) == 2
+    if (
+        not pair
+        or not all(type(number) is int for number in shard)
+        or not (0 <= shard[0] < shard[1])
+    ):
+        raise ValueError(
+            "`shard` must be a pair (index, count) of integers with 0 <= index < count. "
+            f"Received: shard={shard!r}"
+        )
+    check_divisible(batch_size, shard[1])
+
+
+def check_limit(max_bad_images):
+    """Raises ValueError where the limit is neither a number of images nor a share."""
+    real = isinstance(max_bad_images, numbers.Real) and not isinstance(max_bad_images, bool)
+    whole = real and (max_bad_images < 1 or max_bad_images == int(max_bad_images))
+    if not whole or max_bad_images < 0:
+        raise ValueError(
+            "`max_bad_images` must be a whole number of images, or a share of them of at least 0 "
+            f"and below 1. Received: max_bad_images={max_bad_images!r}"
+        )
+
+
+def check_enough(batch_size, total, protocol, count):
+    """Raises ValueError where training would have no whole batch, or a part no image."""
+    if protocol != "center" and batch_size > total:
+        raise ValueError(
+            f"`batch_size` must be at most the number of images, {total}, as training leaves "
+            f"out an incomplete batch. Received: batch_size={batch_size}"
+        )
+    steps = -(-total // batch_size)
+    if count > 1 and steps * count > total:
+        raise ValueError(
+            f"`batch_size` must give each of {count} parts an image of each batch: {steps} "
+            f"batches of {total} images do not. Received: batch_size={batch_size}"
+        )
+
+
+def check_divisible(batch_size, count):
+    """Raises ValueError where a batch cannot be divided into `count` equal parts."""
+    if batch_size % count:
+        raise ValueError(
+            f"`batch_size` must be divisible by the number of shards, {count}. "
+            f"Received: batch_size={batch_size}"
+        )
+
+
+SHOWN = 10
+
+
+@contextlib.contextmanager
+def saying_why(*data):
+    """Raises ValueError in place of TensorFlow's error where a Stream had too many bad images."""
+    try:
+        yield
+    except Exception as error:
+        for x in data:
+            problem = x.bad_images.problem() if hasattr(x, "bad_images") else ""
+            if problem and "max_bad_images" in str(error):
+                raise ValueError(problem) from error
+        raise

@@ -8,8 +8,7 @@ from sd_keras.distortions.base import Distortion
 from sd_keras.distortions.chain import Chain
 from sd_keras.distortions.color import Color
 from sd_keras.distortions.crop_flip import CropFlip
-from sd_keras.distortions.planar import Affine, Perspective
-from sd_keras.distortions.thin_plate_spline import ThinPlateSpline
+from sd_keras.distortions.geometric import Affine, Perspective, ThinPlateSpline
 
 __all__ = [
     "Affine",

@@ -12,19 +12,22 @@ from sd_keras.losses.discrepancy import (
     multi_kernel_discrepancy,
     top_k_discrepancy,
 )
-from sd_keras.losses.features import hint, mean_discrepancy
-from sd_keras.losses.labels import (
-    label_cross_entropy,
-    uniform_cross_entropy,
-    virtual_teacher_logits,
+from sd_keras.losses.features import (
+    attention_distance,
+    attention_map,
+    hint,
+    map_distance,
+    mean_discrepancy,
 )
-from sd_keras.losses.maps import attention_distance, attention_map, map_distance
 from sd_keras.losses.probabilities import (
     TEMPERATURE_SCALINGS,
     kl_divergence,
+    label_cross_entropy,
     soft_cross_entropy,
     symmetric_kl_divergence,
     temperature_factor,
+    uniform_cross_entropy,
+    virtual_teacher_logits,
 )
 
 __all__ = [

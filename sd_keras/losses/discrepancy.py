@@ -8,7 +8,7 @@ may have another number of examples. Neither side is detached.
 from keras import ops
 
 from sd_keras import replicas
-from sd_keras.losses.precision import wide
+from sd_keras.losses.features import wide
 
 # Bandwidths of the Gaussian kernels, in mean squared distances (Long et al. 2015 double them).
 BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -3,12 +3,12 @@
 import collections
 import dataclasses
 import functools
+import numbers
 import re
 
 import keras
 
 from sd_keras import calls, graph
-from sd_keras.models.at import wanted
 from sd_keras.models.tensors import grid, is_activated, is_map, makers
 
 
@@ -58,6 +58,34 @@ def stage_names(names):
     """Returns those of the names that are `stage_1`, `stage_2`, … in the order of numbers."""
     found = {int(match[1]): name for name in names if (match := re.fullmatch(r"stage_(\d+)", name))}
     return [found[number] for number in sorted(found)]
+
+
+def parse_at(at):
+    """Splits the argument `at` of `attach_exits` into layer names and shares of the cost.
+
+    Returns:
+        A pair of lists, one of them or both empty; `(None, None)` for `at=None`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if at is None:
+        return None, None
+    if isinstance(at, numbers.Integral) and not isinstance(at, bool) and at >= 1:
+        return [], [index / at for index in range(1, at)]
+    if isinstance(at, (list, tuple)):
+        if all(isinstance(place, str) for place in at):
+            return list(at), []
+        if all(isinstance(place, float) and 0 < place < 1 for place in at):
+            if list(at) != sorted(set(at)):
+                raise ValueError(
+                    f"`at` must go from shallow to deep, each share once. Received: at={at!r}"
+                )
+            return [], list(at)
+    raise ValueError(
+        "`at` must be a list of names of layers, a list of shares of the cost (0 < share < 1), "
+        f"or the number of exits. Received: at={at!r}"
+    )
 
 
 def body_of(backbone, at, input_shape=None):
@@ -134,7 +162,7 @@ def _opener(model, at):
     Nested models; and layers that only chain other layers, if they hold a layer that is
     asked for, or most of the network (the encoder of a transformer).
     """
-    names, shares = wanted(at)
+    names, shares = parse_at(at)
     visible = {node.operation.name for node in graph.nodes_of(model)}
     is_open = stage_names(visible) if at is None else not shares and set(names) <= visible
     if is_open:

@@ -4,7 +4,7 @@ import keras
 
 from sd_keras import graph
 from sd_keras.models.body import body_of, stage_names
-from sd_keras.models.places import taps
+from sd_keras.models.placement import taps
 from sd_keras.models.tensors import grid, is_channels_first, is_map, makers
 
 

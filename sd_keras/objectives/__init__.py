@@ -13,10 +13,14 @@ from sd_keras.objectives.companions import (
     TeacherHint,
     TeacherKL,
 )
-from sd_keras.objectives.discrepancy import ViewCORAL, ViewMultiKernelMMD, ViewTopKMMD
-from sd_keras.objectives.exits import ExitHint, ExitKL
-from sd_keras.objectives.targets import PartnerKL, UniformCrossEntropy, VirtualTeacherKL
-from sd_keras.objectives.views import ViewKL, ViewMMD
+from sd_keras.objectives.exits import (
+    ExitHint,
+    ExitKL,
+    PartnerKL,
+    UniformCrossEntropy,
+    VirtualTeacherKL,
+)
+from sd_keras.objectives.views import ViewCORAL, ViewKL, ViewMMD, ViewMultiKernelMMD, ViewTopKMMD
 
 __all__ = [
     "AttentionTransfer",

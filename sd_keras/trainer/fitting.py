@@ -3,7 +3,7 @@
 import keras
 
 from sd_keras.backup import Backup
-from sd_keras.data.bad_images import saying_why
+from sd_keras.data.stream import saying_why
 from sd_keras.trainer import checks, resident
 from sd_keras.trainer.companions import Renewal
 from sd_keras.trainer.guards import guarded

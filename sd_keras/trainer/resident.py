@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from sd_keras.data.on_device import OnDevice
+from sd_keras.data.batches import OnDevice
 
 
 class Block(NamedTuple):

@@ -2,8 +2,7 @@
 
 import keras
 
-from sd_keras.data.stream import Stream
-from sd_keras.data.stream_checks import check_divisible, check_enough
+from sd_keras.data.stream import Stream, check_divisible, check_enough
 
 
 def as_data(x, model, position=lambda: (0, 0)):

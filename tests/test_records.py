@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from sd_keras.data import record_index
-from sd_keras.data.record_index import record_offsets
+from sd_keras.data import records
+from sd_keras.data.records import record_offsets
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +22,13 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def walked(monkeypatch):
     """The names of the files that were walked, in any order."""
-    names, walk = [], record_index._walk
+    names, walk = [], records._walk
 
     def noted(path):
         names.append(os.path.basename(path))
         return walk(path)
 
-    monkeypatch.setattr(record_index, "_walk", noted)
+    monkeypatch.setattr(records, "_walk", noted)
     return names
 
 
@@ -84,7 +84,7 @@ def test_what_has_changed_is_walked_again(files, walked, cache, monkeypatch, cha
         expected[0] = write(paths[0], [300, 5, 0])
         os.utime(paths[0], ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     else:
-        monkeypatch.setattr(record_index, "FORMAT", record_index.FORMAT + 1)
+        monkeypatch.setattr(records, "FORMAT", records.FORMAT + 1)
     for _ in range(2):
         assert_found(record_offsets(paths), expected)
         assert len(walked) == 6
@@ -146,7 +146,7 @@ def file_in_the_way(tmp_path, monkeypatch):
 
 
 def folder_in_the_way(tmp_path, monkeypatch):
-    name = record_index._digest([str(tmp_path / name) for name in "abc"])
+    name = records._digest([str(tmp_path / name) for name in "abc"])
     (tmp_path / "cache" / "sd_keras" / "records" / f"{name}.npz").mkdir(parents=True)
 
 
@@ -159,14 +159,14 @@ def full_disk(tmp_path, monkeypatch):
     def opened(file, mode="r", **options):
         return Full(file, mode) if "w" in mode else open(file, mode, **options)
 
-    monkeypatch.setattr(record_index, "open", opened, raising=False)
+    monkeypatch.setattr(records, "open", opened, raising=False)
 
 
 def read_only(tmp_path, monkeypatch):
     def refused(**options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(record_index.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(records.tempfile, "mkstemp", refused)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where exits stand on a backbone: by name, by share of its cost, or at its resolutions."""
+"""Where exits stand on a backbone: by layer name, by share of its cost, or per resolution."""
 
 import collections
 import difflib
@@ -8,8 +8,7 @@ import keras
 
 from sd_keras import graph
 from sd_keras.costs import Measured, one_image
-from sd_keras.models.at import wanted
-from sd_keras.models.body import stage_names
+from sd_keras.models.body import parse_at, stage_names
 from sd_keras.models.tensors import grid
 
 # Exits that a backbone gets by itself, the deepest among them, as in the papers.
@@ -22,7 +21,7 @@ Place = collections.namedtuple("Place", "macs level merges tensor")
 
 def taps(body, at):
     """Returns the tensors behind which shallow exits stand, in order of depth."""
-    names, shares = wanted(at)
+    names, shares = parse_at(at)
     if names:
         return _by_name(body, names, at)
     if shares:
@@ -75,7 +74,7 @@ def _automatic(body):
         return stages
     if len(body.output.shape) == 3:
         # A transformer has one resolution, so its exits share its cost evenly.
-        return _by_share(body, wanted(DEFAULT_EXITS)[1], None)
+        return _by_share(body, parse_at(DEFAULT_EXITS)[1], None)
     if body.pyramid:
         last = min(grid(body.output, body.made_by))
         found = [t for t in body.pyramid if min(grid(t, body.made_by)) > last]
