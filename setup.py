@@ -37,6 +37,7 @@ setuptools.setup(
         "absl-py>=2.0",
         "numpy>=1.26",
         "scikit-learn>=1.4",
+        "scipy>=1.10",
         # Keras's TensorBoard callback writes through it.
         "tensorboard>=2.19",
     ],

@@ -2,7 +2,7 @@
 
 import functools
 
-import reproduction.runs
+from reproduction.runs import epochs_of
 
 import sd_keras
 from sd_keras import analysis, methods
@@ -58,7 +58,7 @@ def petaflop(run, scale):
     own += flops(run.teacher.model, all_exits=False) if run.teacher else 0
     attack = 2 * network if "adversarial" in dict(run.options) else 0
     images = IMAGES.get(run.dataset, 50_000) * scale.fraction
-    passes = images * reproduction.runs.epochs_of(run, scale)
+    passes = images * epochs_of(run, scale)
     return (own * method.num_views + attack) * passes / 1e15
 
 
@@ -80,7 +80,7 @@ def minutes(petaflops):
     return petaflops * 1e15 / FLOPS_PER_SECOND / 60
 
 
-def shown(petaflops):
+def cost_cells(petaflops):
     """Returns the cells of a table: PFLOP and minutes, or dashes."""
     if petaflops is None:
         return [None, None]
