@@ -79,7 +79,7 @@ def figure(name, values, bar=None, unit="x", note="", precision=None, of_fastest
     return row | {"met": met, "note": note, "values": list(values), **more}
 
 
-def time_ratio(name, seconds, numerator, denominator, bar=None, note="", **more):
+def ratio(name, seconds, numerator, denominator, bar=None, note="", images=None, **more):
     """The figure of how many times as long one side takes as another.
 
     Args:
@@ -87,24 +87,20 @@ def time_ratio(name, seconds, numerator, denominator, bar=None, note="", **more)
         seconds: what `interleave` returns.
         numerator, denominator: names of two sides.
         note: text to follow the medians of both.
+        images: of one call; with it the figure is how many times as many images per second the
+            first side has.
     """
     sides = seconds[numerator], seconds[denominator]
     medians = [statistics.median(values) for values in sides]
-    shown = [f"{1e3 * m:.2f} ms" if m < 0.1 else f"{m:.3f} s" for m in medians]
+    if images:
+        sides = sides[::-1]
+        more["images_per_second"] = speeds = [images / median for median in medians]
+        shown = "{:.1f} / {:.1f} images/s".format(*speeds)
+    else:
+        shown = " / ".join(f"{1e3 * m:.2f} ms" if m < 0.1 else f"{m:.3f} s" for m in medians)
     more |= {"of_fastest": min(sides[0]) / min(sides[1]), "seconds": medians}
-    note = "; ".join(filter(None, [" / ".join(shown), note]))
+    note = f"{shown}; {note}" if note else shown
     return figure(name, [a / b for a, b in zip(*sides)], bar, note=note, **more)
-
-
-def speed_ratio(name, seconds, numerator, denominator, images, bar=None, note="", **more):
-    """The figure of how many times as many images per second one side has as another.
-
-    Arguments as for `time_ratio`, and `images` of one call.
-    """
-    row = time_ratio(name, seconds, denominator, numerator, bar, **more)
-    speeds = [images / value for value in reversed(row["seconds"])]
-    text = "{:.1f} / {:.1f} images/s".format(*speeds)
-    return row | {"note": "; ".join(filter(None, [text, note])), "images_per_second": speeds}
 
 
 def table(figures):
@@ -151,16 +147,6 @@ class WorkerProcess:
         self.process.start()
         connection.close()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        """Ends the process: by itself where it waits for a turn, otherwise by force."""
-        self.connection.close()
-        self.process.join(SECONDS_TO_END)
-        self.process.kill()
-        self.process.join()
-
     def answer(self):
         """Returns the next answer; ends the program if there will be none."""
         try:
@@ -171,6 +157,22 @@ class WorkerProcess:
         if isinstance(message, str):
             raise SystemExit(f"{self.name} failed: {message}")
         return message
+
+    def end(self):
+        """Ends the process: by itself where it waits for a turn, otherwise by force."""
+        self.connection.close()
+        self.process.join(SECONDS_TO_END)
+        self.process.kill()
+        self.process.join()
+
+
+def result_of(name, function, **options):
+    """Returns the only answer of a WorkerProcess, whose arguments these are."""
+    worker = WorkerProcess(name, function, **options)
+    try:
+        return worker.answer()
+    finally:
+        worker.end()
 
 
 class WorkerProtocol:
@@ -217,7 +219,11 @@ def take_turns(sides, rounds):
         Two dicts from key: what the first worker of each side said before its first turn, and
         the list of its answers.
     """
-    try:
+    with contextlib.ExitStack() as stack:
+        for worker in sum(sides.values(), []):
+            stack.callback(worker.end)
+        for worker in sum(sides.values(), []):
+            stack.callback(worker.connection.close)  # first of all, so that they end together
         first = {key: [each.answer() for each in side][0] for key, side in sides.items()}
         answers = {key: [] for key in sides}
         for index in range(rounds):
@@ -230,14 +236,4 @@ def take_turns(sides, rounds):
                 answers[key].append([worker.answer() for worker in side][0])
             seconds = " ".join(f"{answers[key][-1]['seconds']:.3f}" for key in sides)
             print(f"round {index}: {seconds} s", file=sys.stderr, flush=True)
-        return first, answers
-    finally:
-        end(sum(sides.values(), []))
-
-
-def end(workers):
-    """Ends processes."""
-    for worker in workers:
-        worker.connection.close()  # all at once
-    for worker in workers:
-        worker.__exit__()
+    return first, answers
