@@ -1,4 +1,4 @@
-"""The apps end to end, as processes, on the embedded digits."""
+"""The apps end to end on the embedded digits."""
 
 import csv
 import importlib
@@ -38,17 +38,20 @@ def app(name, *arguments, check=True):
 def finished(tmp_path_factory):
     """A short run with both methods and its baseline."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, app("train_cifar.py", f"--workdir={workdir}", "--compare", *QUICK)
+    command = (f"--workdir={workdir}", "--compare", *QUICK)
+    code, printed = answers_of("train_cifar.py", [command])[command]
+    assert code == 0, printed[-3000:]
+    return workdir, printed
 
 
 def test_the_run_ends_with_a_table_and_files(finished):
-    workdir, done = finished
-    lines = done.stdout.splitlines()
+    workdir, printed = finished
+    lines = printed.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("exit  "))
     rows = [line.split("  ")[0] for line in lines[start + 2 : start + 7]]
     assert rows == ["exit_1", "exit_2", "exit_3 (deepest)", "ensemble", "plain baseline"]
-    assert done.stderr == ""  # no notes of libraries, no warnings of retracing
-    assert "epoch 2/2" in done.stdout
+    assert "retracing" not in printed
+    assert "epoch 2/2" in printed
     results = json.loads((workdir / "results.json").read_text())
     about = {"seconds", "training_seconds", "resumed_after_epoch", "hardware", "command"}
     assert set(results) == {"costs", "measured", "flags", "versions", *about}
@@ -132,6 +135,7 @@ def test_evaluate_refuses_what_cannot_be_promised(evaluated):
         assert answer[0] == 1 and message in answer[1]
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
     flags = ("--epochs=8", "--batch_size=128", "--fraction=0.4", "--method=data_distortion")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -216,7 +220,7 @@ def test_wrong_flags_end_with_a_sentence(answers, flags):
 def test_a_finished_run_is_shown_again_without_training(finished, answers):
     code, printed = answers[1]["again"]
     assert code == 0
-    assert printed.splitlines()[-9:-2] == finished[1].stdout.splitlines()[-9:-2]
+    assert printed.splitlines()[-9:-2] == finished[1].splitlines()[-9:-2]
     assert "epoch 1/2" not in printed
 
 
@@ -286,6 +290,7 @@ def compared(tmp_path_factory):
     return folder, dict(zip(runs, answers.values()))
 
 
+@pytest.mark.large
 def test_methods_to_compare_with_are_trained(compared):
     folder, answers = compared
     for name, (code, printed) in answers.items():
@@ -298,6 +303,7 @@ def test_methods_to_compare_with_are_trained(compared):
     assert "with 3 exits; deep_mutual_learning" in answers["together"][1]
 
 
+@pytest.mark.large
 def test_flags_reach_the_method(compared):
     folder, _ = compared
     models = {
@@ -317,7 +323,7 @@ def test_flags_reach_the_method(compared):
     assert weights == [[0.5, 1.0], [0.0, 1.0]]
 
 
-@pytest.mark.slow  # what it runs, `fit` on JAX, is in test_backends.py, too
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["jax"])
 def test_the_main_job_runs_on_another_backend(tmp_path, backend, monkeypatch):
     pytest.importorskip(backend)

@@ -149,6 +149,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.process
 def test_a_disk_that_takes_no_more_ends_with_a_sentence_and_leaves_nothing(tmp_path):
     app = pathlib.Path(__file__).parents[1] / "apps/export.py"
     tiny_network().save(tmp_path / "network.keras")

@@ -73,6 +73,7 @@ def folder(network, logits, tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 def test_a_phone_leaves_where_the_offline_policy_does(folder, logits, pixels, tmp_path):
     np.save(tmp_path / "images.npy", pixels)
     rules = ("max_probability", "entropy", "margin", "agreement")
@@ -202,6 +203,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.process
 def test_wrong_arguments_end_with_a_sentence(folder, broken):
     words = [[word.format(folder=folder, root=broken) for word in each] for each in SENTENCES]
     commands = [["--help"], *words]

@@ -1,4 +1,4 @@
-"""apps/train_imagenet.py as processes: what it leaves, and that no run is lost."""
+"""apps/train_imagenet.py: what it leaves, and that no run is lost."""
 
 import csv
 import json
@@ -71,7 +71,10 @@ def weights(workdir):
 def finished(flags, tmp_path_factory):
     """A run that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("run") / "w"
-    return workdir, finish([start(flags, workdir)])
+    command = (*flags, f"--workdir={workdir}")
+    code, printed = answers_of("train_imagenet.py", [command])[command]
+    assert code == 0, printed[-3000:]
+    return workdir, printed
 
 
 def test_what_a_run_leaves(finished):
@@ -97,6 +100,7 @@ def test_what_a_run_leaves(finished):
     assert sd_keras.exit_names(network) == exits[:3]
 
 
+@pytest.mark.process
 def test_sigterm_saves_and_the_same_command_goes_on(flags, finished, tmp_path):
     process = start(flags, tmp_path)
     wait_for(process, tmp_path, "*_step_000002.npz")
@@ -124,6 +128,7 @@ def stopped_by_one_worker(flags, workdir):
     assert re.search(r"going on behind epoch \d and \d steps", went_on), went_on
 
 
+@pytest.mark.process
 def test_sigterm_of_one_worker_stops_all_and_they_go_on(flags, tmp_path):
     stopped_by_one_worker([*flags, "--method=baseline"], tmp_path)
     with (tmp_path / "log.csv").open() as log:
@@ -134,7 +139,7 @@ def test_sigterm_of_one_worker_stops_all_and_they_go_on(flags, tmp_path):
     assert float(rows[-1]["val_exit_1_accuracy"]) == pytest.approx(measured["exit_1"]["accuracy"])
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_workers_that_were_stopped_come_to_the_same_bits(flags, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     stopped_by_one_worker(flags, stopped)
