@@ -14,7 +14,7 @@ JAX = ["jax>=0.6"]
 TORCH = ["torch==2.13.0"]
 # 1.16 needs an older protobuf than TensorFlow.
 ONNX = ["tf2onnx>=1.17", "onnx>=1.19", "onnxruntime>=1.20"]
-LITE = ["ai-edge-litert>=2.0"]
+LITE = ["ai-edge-litert>=2.0.2"]
 # Its clients speak TF Serving's gRPC; each version wants the TensorFlow of its number.
 SERVING = ["tensorflow-serving-api>=2.20"]
 
@@ -39,7 +39,7 @@ setuptools.setup(
         "scikit-learn>=1.4",
         "scipy>=1.10",
         # Keras's TensorBoard callback writes through it.
-        "tensorboard>=2.19",
+        "tensorboard>=2.20",
     ],
     extras_require={
         "plots": PLOTS,
