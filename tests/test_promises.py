@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -26,9 +27,30 @@ SAID = {
     ("export.py", EARLY, "--seed=4", "--output={0}/a"): (1, "`seed` must be 3, as in the run"),
     ("export.py", EARLY, "--confidence_level=2"): (1, "or 0 for no promise"),
     ("export.py", EARLY, "--output={0}/b"): (0, SHY + "1 %: 12 validation images"),
+    **{
+        ("evaluate.py", f"--network={{0}}/{name}"): (1, f"{name}/results.json must ")
+        for name in ("deep", "list", "null", "text", "share", "other")
+    },
+    ("evaluate.py", "--network={0}/damaged"): (1, "must be a whole .keras file"),
+    ("export.py", "--network={0}/shares", "--output={0}/c"): (1, "Received: measured="),
+    ("export.py", "--policy={0}/null/results.json", "--output={0}/c"): (1, "`policy` must be a"),
+    ("card.py", "--policy={0}/list/results.json"): (1, "must hold a JSON object. Received: list"),
+    ("card.py", "--network={0}/shares"): (1, "Received: measured="),
     ("card.py", "--seed=4"): (1, "`seed` must be 3, as in the run"),
     ("card.py", "--confidence_level=0.5"): (1, "or 0 for no promise"),
     ("card.py", "--rounds=0"): (0, SHY),
+}
+
+
+# results.json of runs that cannot be read, by the name of their folder.
+DAMAGED = {
+    "deep": "[" * 100_000,
+    "list": "[]",
+    "null": '{"flags": null}',
+    "text": '{"flags": {"seed": "3"}}',
+    "share": '{"flags": {"fraction": NaN}}',
+    "other": '{"flags": {"dataset": [1]}}',
+    "shares": '{"measured": {"test": 0.5}}',
 }
 
 
@@ -45,6 +67,13 @@ def answers(tmp_path_factory):
     np.savez(folder / "data.npz", **pairs)
     own = {"dataset": f"npz:{folder / 'data.npz'}", "validation": 0.25, "seed": 3}
     (folder / "results.json").write_text(json.dumps({"flags": own}))
+    for name, text in DAMAGED.items():
+        (folder / name).mkdir()
+        shutil.copy(folder / "network.keras", folder / name)
+        (folder / name / "results.json").write_text(text)
+    (folder / "damaged").mkdir()
+    content = (folder / "network.keras").read_bytes()
+    (folder / "damaged/network.keras").write_bytes(content.replace(b"PK\1\2", b"PK\1\3", 1))
     found = {}
     for app in ("evaluate.py", "export.py", "card.py"):
         of_app = [flags for flags in SAID if flags[0] == app]

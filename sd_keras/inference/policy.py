@@ -3,6 +3,7 @@
 import collections
 import math
 import numbers
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,9 @@ def _thresholds(thresholds):
     except TypeError:
         values = (np.nan,)
     is_number = all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values)
-    if not is_number or not all(value >= 0 for value in values):
+    if not is_number or not all(
+        0 <= value <= sys.float_info.max or value == np.inf for value in values
+    ):
         raise ValueError(
             "`thresholds` must be numbers of at least 0, one per shallow exit, or None where no "
             f"row is to leave. Received: thresholds={thresholds!r}"
