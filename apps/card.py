@@ -19,12 +19,12 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import finished_run
-import promises
 from absl import app, flags
 from benchmarks.machine import machine
 
 import sd_keras
 from sd_keras import checkpoints, inference, report, results_card
+from sd_keras.inference import thresholds
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
@@ -54,7 +54,7 @@ def main(argv):
 
 def run():
     """Measures the network of the flags and writes its card."""
-    promises.check_level(FLAGS.confidence_level)
+    thresholds.check_promise(0.0, None, FLAGS.confidence_level)
     network = finished_run.load_network()
     folder = folder_of_flags()
     policy = FLAGS.policy and finished_run.read_policy(FLAGS.policy)
@@ -85,9 +85,9 @@ def print_none_leaves(card):
     points = card["early_exit"]["points"] if card["early_exit"] else []
     promised = [point for point in points if point["confidence_level"]]
     columns = [[point[key] for point in promised] for key in ("shares", "max_drop")]
-    line = promises.none_leaves(*columns, FLAGS.confidence_level, card["images"]["validation"])
-    if line:
-        print(line.replace("a larger --max_drop", "a larger drop"))
+    promise = FLAGS.confidence_level, card["images"]["validation"]
+    if line := thresholds.explain_no_early_exit(*columns, *promise):
+        print(line)
 
 
 def folder_of_flags():

@@ -22,12 +22,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import artifacts
 import finished_run
 import numpy as np
-import promises
 from absl import app, flags, logging
 
 from sd_keras import export, inference
 from sd_keras.export import parts
 from sd_keras.export.encoded_images import PREPROCESSING
+from sd_keras.inference import thresholds
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
@@ -99,7 +99,7 @@ def check_flags(kinds):
                 f"`{name}` must not be given unless --to is one of {takers} or 'all'. "
                 f"Received: {name}={FLAGS[name].value!r}, to={FLAGS.to!r}"
             )
-    promises.check_level(FLAGS.confidence_level)
+    thresholds.check_promise(FLAGS.max_drop, None, FLAGS.confidence_level)
     for name in ("max_drop", "confidence_level"):
         if FLAGS[name].present and not FLAGS.early_exit:
             raise ValueError(f"`early_exit` must be given with `{name}`. Received: early_exit=None")
@@ -163,13 +163,13 @@ def fitted(network, splits):
         FLAGS.early_exit,
         max_drop=FLAGS.max_drop,
         temperatures=temperatures,
-        confidence_level=FLAGS.confidence_level or None,
+        confidence_level=FLAGS.confidence_level,
         seed=finished_run.seed(),
     )
     shares = ", ".join(f"{100 * share:.1f}" for share in chosen.shares)
     print(f"thresholds {chosen.policy.to_dict()['thresholds']}: {shares} % leave at the exits")
-    asked = [chosen.shares], [FLAGS.max_drop], FLAGS.confidence_level, len(images)
-    if line := promises.none_leaves(*asked):
+    promise = [FLAGS.max_drop], FLAGS.confidence_level, len(images)
+    if line := thresholds.explain_no_early_exit([chosen.shares], *promise):
         print(line)
     return chosen.policy, temperatures
 

@@ -1,15 +1,14 @@
 """What evaluate.py, export.py and card.py check of splits and promises, and say of the latter."""
 
 import json
-import pathlib
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from conftest import answers_of, bright_and_dark, tiny_network, with_mixed_answers
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "apps"))
+from sd_keras.inference.thresholds import explain_no_early_exit
+
 SHY = "no image leaves early at a drop of "
 EARLY = "--early_exit=margin"
 # Flags behind those of a run by app; `{0}` is its folder. What is said, and the exit code.
@@ -21,7 +20,7 @@ SAID = {
     ("evaluate.py", EARLY, "--seed=4"): (1, "on. Received: seed=4"),
     ("evaluate.py", EARLY, "--validation=0.5"): (1, "`validation` must be 0.25, as in the run"),
     ("evaluate.py", EARLY, "--confidence_level=0.5"): (1, "and below 1, or 0 for no promise"),
-    ("evaluate.py", EARLY, "--max_drop=1.5"): (1, "`max_drop` must be a share above -1"),
+    ("evaluate.py", EARLY, "--max_drop=1.5"): (1, "`max_drop` must be a share of 1, above -1"),
     ("evaluate.py", EARLY, "--policy={0}/none/a.json"): (1, "`policy` must be a file in a folder"),
     ("evaluate.py", "--output={0}"): (1, "`output` must be a file in a folder"),
     ("export.py", EARLY, "--seed=4", "--output={0}/a"): (1, "`seed` must be 3, as in the run"),
@@ -102,9 +101,9 @@ def test_the_card_tells_the_seed(answers):
 
 
 def test_a_line_only_where_promises_keep_all_inside():
-    from promises import none_leaves
-
-    assert none_leaves([(0, 1), (0.5, 0.5)], (0.01, 0.02), 0.95, 9).startswith(SHY + "1 %: 9 ")
-    assert none_leaves([(0.5, 0.5)], (0.01,), 0.95, 9) is None
-    assert none_leaves([(0, 1)], (0.01,), 0, 9) is None
-    assert none_leaves([(0, 1)], (None,), 0.95, 9) is None
+    assert explain_no_early_exit([(0, 1), (0.5, 0.5)], (0.01, 0.02), 0.95, 9).startswith(
+        SHY + "1 %: 9 "
+    )
+    assert explain_no_early_exit([(0.5, 0.5)], (0.01,), 0.95, 9) is None
+    assert explain_no_early_exit([(0, 1)], (0.01,), 0, 9) is None
+    assert explain_no_early_exit([(0, 1)], (None,), 0.95, 9) is None

@@ -109,6 +109,53 @@ def test_every_rule_decides_in_the_graph_as_outside(rule):
     np.testing.assert_array_equal(found["exit"], decided)
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf, -0.5])
+def test_thresholds_that_are_no_confidence_are_refused(signatures, pixels, value):
+    import tensorflow as tf
+
+    thresholds = np.full((3, 2), np.inf, "float32")
+    thresholds[1, 1] = value
+    for name, inputs in (
+        ("early_exit_with_thresholds", {"image": pixels[:3]}),
+        (
+            "early_exit_with_thresholds_bytes",
+            {"image_bytes": [tf.io.encode_png(pixels[0]).numpy()] * 3},
+        ),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`thresholds` must be .* least 0"):
+            answers(signatures[name], **inputs, thresholds=thresholds)
+
+
+def test_logits_that_are_not_finite_let_no_image_out(exported, pixels):
+    """In the file as it is loaded, whose graphs TensorFlow's optimizer rewrites."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exported[0]))
+    (bias,) = (v for v in loaded.network_variables if v.name.startswith("classifier_1/bias"))
+    bias.assign([np.nan, 0.0, 0.0, 0.0])
+    thresholds = np.zeros((len(pixels), 2), "float32")
+    thresholds[::2, 1] = 2.0
+    found = answers(
+        loaded.signatures["early_exit_with_thresholds"], image=pixels, thresholds=thresholds
+    )
+    np.testing.assert_array_equal(found["exit"], np.resize([3, 2], len(pixels)))
+    assert np.isfinite(found["logits"]).all() and np.isfinite(found["confidence"]).all()
+    assert 1 not in answers(loaded.signatures["early_exit"], image=pixels)["exit"]
+
+
+@pytest.mark.parametrize("rule", inference.RULES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_rule_is_sure_of_logits_that_are_not_finite(rule, value):
+    import tensorflow as tf
+
+    network = tiny_network()
+    network.get_layer("classifier_1").bias.assign([0.0, 0.0, value, 0.0])
+    made = Answers(sd_keras.models.sections(network), (8, 8, 1), rule, [1, 1], None)
+    images, thresholds = np.zeros((3, 8, 8, 1), "uint8"), np.zeros((3, 1), "float32")
+    found = tf.function(made.early_exit, autograph=False)(images, thresholds)
+    assert list(found["exit"].numpy()) == [2, 2, 2]
+
+
 def test_a_signature_computes_only_what_it_needs(exported, pixels):
     """Counted in the graphs that TensorFlow's session has made of them to run."""
     import tensorflow as tf
@@ -335,12 +382,15 @@ def test_a_card_shows_what_was_measured(tmp_path, images, labels):
         ({"temperatures": [1.0]}, "`temperatures` must be"),
         ({"temperatures": [0.0, 1.0]}, "`temperatures` must be"),
         ({"ensemble_weights": [1.0]}, "`weights` must be"),
-        ({"class_names": ["a"]}, "`class_names` must be 4 texts"),
+        ({"class_names": ["a"]}, "`class_names` must be None or 4 names"),
         ({"preprocessing": "stretch"}, "`preprocessing` must be one of"),
         ({"preprocessing": "center_crop"}, "`preprocessing` can be 'center_crop' for square RGB"),
         ({"max_pixels": 0}, "`max_pixels` must be an integer of at least 1"),
         ({"about": {"share": np.float32(0.5)}}, "`about` must hold what JSON can"),
-        ({"class_names": ["a", "b", "c", "d\u2028e"]}, "`class_names` must be 4 texts"),
+        *(
+            ({"class_names": ["a", "b", "c", f"d{control}"]}, "without control characters")
+            for control in "\n\r\0\x1b\x7f\x85\u2028\ud800"
+        ),
         (
             {"policy": inference.Policy("margin", [0.5]), "temperatures": [2.0, 2.0]},
             "`temperatures` must be those of `policy`",

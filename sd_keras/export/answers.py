@@ -50,13 +50,14 @@ class Answers:
 
         Args:
             image: uint8 `(n, h, w, c)`.
-            thresholds: `(n, exits - 1)`, a row an image, so that a server may join the requests
-                of several clients.
+            thresholds: `(n, exits - 1)` of at least 0, a row an image, so that a server may join
+                the requests of several clients.
         """
         shallow = len(self.sections) - 1
-        message = f"`thresholds` must be float32 (n, {shallow}), a row an image"
+        message = f"`thresholds` must be float32 (n, {shallow}) of at least 0, a row an image"
         rows = tf.shape(image)[0]
         fits = tf.reduce_all(tf.shape(thresholds) == [rows, shallow])
+        fits &= tf.reduce_all(thresholds >= 0)  # NaN is not
         thresholds = _shaped(thresholds, fits, rows, [shallow], message)
         thresholds = tf.cast(thresholds, "float64")
         logits, exits, confidence = self._from(0, [self._pixels(image)], thresholds, None)
@@ -101,8 +102,10 @@ class Answers:
             return here
         predicted = tf.argmax(logits, -1)[:, None]
         earlier = predicted if earlier is None else tf.concat([earlier, predicted], 1)
-        # As Policy.leaves: a threshold that is NaN lets none leave.
-        stays = tf.where(~(confidence >= thresholds[:, index]))
+        # Logits that are not finite let no row leave. Not written as ~(a >= b): TensorFlow's
+        # optimizer turns that into a < b, which is otherwise for NaN.
+        finite = tf.reduce_all(tf.math.is_finite(logits), -1)
+        stays = tf.where((confidence < thresholds[:, index]) | ~finite)
 
         def deeper():
             rows = stays[:, 0]
@@ -132,7 +135,8 @@ def _traced(section):
 
 def _shaped(tensor, fits, rows, shape, message):
     """Returns a tensor as `(rows, *shape)`; running it fails unless it fits."""
-    check = tf.debugging.Assert(fits, [f"{message}. Received: shape", tf.shape(tensor)])
+    received = [f"{message}. Received: shape", tf.shape(tensor), "values", tensor]
+    check = tf.debugging.Assert(fits, received)
     with tf.control_dependencies([check]):
         # As data, too: the optimiser drops a reshape that it finds needless, the check with it.
         rows = tf.where(fits, rows, -2)

@@ -5,7 +5,9 @@ import numpy as np
 from sd_keras.checkpoints import write_json
 from sd_keras.export.lite_conversion import Options, convert, try_out
 from sd_keras.export.parts import (
+    check_class_names,
     check_machine,
+    check_policy,
     image_shape,
     inference_form,
     new_path,
@@ -47,10 +49,15 @@ def lite_cascade(
     check_machine("lite_cascade", "lite")
     folder = _new_folder(folder)
     options = Options(image_shape(network), precision, representative, batch)
+    names = exit_names(network)
+    check_policy(policy, len(names))
+    if class_names is not None:
+        class_names = check_class_names(class_names, network.output[names[-1]].shape[-1])
+    policy = policy or Policy("max_probability", [None] * (len(names) - 1))
     content = {
         "image": {"shape": list(image_shape(network)), "dtype": options.image_type},
-        "policy": _policy_entry(policy, len(exit_names(network))),
-        "class_names": _class_names(class_names, network.output["exit_1"].shape[-1]),
+        "policy": policy.to_dict(),
+        "class_names": class_names,
         "sections": [],
     }
     _write(folder, content, _files(network, options))
@@ -128,23 +135,3 @@ def _new_folder(folder):
         raise FileExistsError(
             f"`folder` must not exist yet. Received: folder={str(folder)!r}"
         ) from None
-
-
-def _policy_entry(policy, exits):
-    if policy is None:
-        policy = Policy("max_probability", [None] * (exits - 1))
-    if not isinstance(policy, Policy) or policy.exits != exits:
-        raise ValueError(
-            f"`policy` must be None or a sd_keras.inference.Policy for {exits} exits. "
-            f"Received: policy={policy!r}"
-        )
-    return policy.to_dict()
-
-
-def _class_names(class_names, classes):
-    names = None if class_names is None else [str(name) for name in class_names]
-    if names is not None and len(names) != classes:
-        raise ValueError(
-            f"`class_names` must be None or {classes} names. Received: class_names={class_names!r}"
-        )
-    return names

@@ -6,13 +6,14 @@ import os
 import pathlib
 import shutil
 import tempfile
+import unicodedata
 
 import keras
 import numpy as np
 from keras import ops
 
-from sd_keras import inference
 from sd_keras.checkpoints import write_whole
+from sd_keras.inference import Policy, ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.models.stock import inference_form as folded
 
@@ -90,7 +91,7 @@ def answer(network, name):
         logits = [ops.cast(outputs[member], "float32") for member in members]
         # Averaged as probabilities: in int8 the way through logarithms costs five times the error.
         mean = sum(ops.softmax(z) for z in logits) / len(logits)
-        joined = logits[0] if len(logits) == 1 else inference.ensemble_logits(logits)
+        joined = logits[0] if len(logits) == 1 else ensemble_logits(logits)
         return {"logits": joined, "probabilities": mean}
 
     return serve
@@ -150,6 +151,31 @@ def image_shape(network):
             f"`network` must take images of a known size. Received: network with input {shape}"
         )
     return shape
+
+
+def check_class_names(class_names, classes):
+    """Returns the names of the classes as a list of texts.
+
+    Raises:
+        ValueError: unless there is one per class, each a line without control characters.
+    """
+    names = [str(name) for name in class_names]
+    kinds = {unicodedata.category(letter) for name in names for letter in name}
+    if len(names) != classes or kinds & {"Cc", "Cs", "Zl", "Zp"}:
+        raise ValueError(
+            f"`class_names` must be None or {classes} names, one per class, without control "
+            f"characters. Received: class_names={class_names!r}"
+        )
+    return names
+
+
+def check_policy(policy, exits):
+    """Raises ValueError unless a policy is None or for so many exits."""
+    if policy is not None and (not isinstance(policy, Policy) or policy.exits != exits):
+        raise ValueError(
+            f"`policy` must be None or a sd_keras.inference.Policy for {exits} exits. "
+            f"Received: policy={policy!r}"
+        )
 
 
 def probe_image(shape):

@@ -18,10 +18,13 @@ import re
 import numpy as np
 
 from sd_keras.data.batches import check_whole
+from sd_keras.data.decoding import MAX_PIXELS
 from sd_keras.export import model_card, serving_configs
 from sd_keras.export.encoded_images import check_preprocessing
 from sd_keras.export.parts import (
+    check_class_names,
     check_machine,
+    check_policy,
     image_shape,
     inference_form,
     new_path,
@@ -30,12 +33,10 @@ from sd_keras.export.parts import (
 from sd_keras.export.signatures import CLASSIFY, signatures_of
 from sd_keras.export.trial import requests_of, try_out
 from sd_keras.export.warmup import CLASSIFY_METHOD, write_warmup
-from sd_keras.inference import Policy, ensemble_logits
+from sd_keras.inference import ensemble_logits
 from sd_keras.inference.confidence import temperatures_of
 from sd_keras.models import sections
 from sd_keras.models.exits import exit_names
-
-MAX_PIXELS = 50_000_000
 
 
 def saved_model(
@@ -84,13 +85,14 @@ def _checked(network, content):
     check_machine("saved_model")
     names = exit_names(network)
     classes = network.output[names[-1]].shape[-1]
-    _check_policy(content["policy"], len(names))
+    check_policy(content["policy"], len(names))
     check_preprocessing(content["preprocessing"], image_shape(network))
     check_whole("max_pixels", content["max_pixels"], 1)
     if content["ensemble_weights"] is not None:
         ensemble_logits([np.zeros((1, 2))] * len(names), content["ensemble_weights"])
     temperatures = _temperatures(content["temperatures"], content["policy"], len(names))
-    class_names = _class_names(content["class_names"], classes)
+    class_names = content["class_names"]
+    class_names = check_class_names(range(classes) if class_names is None else class_names, classes)
     try:
         json.dumps(content["about"])
     except (TypeError, ValueError) as error:
@@ -148,14 +150,6 @@ def _write_extra(network, extra, model_name, content):
     (extra / "batching.config").write_text(serving_configs.batching_config())
 
 
-def _check_policy(policy, exits):
-    if policy is not None and (not isinstance(policy, Policy) or policy.exits != exits):
-        raise ValueError(
-            f"`policy` must be a sd_keras.inference.Policy for {exits} exits. "
-            f"Received: policy={policy!r}"
-        )
-
-
 def _temperatures(temperatures, policy, exits):
     """Returns a temperature per exit: the given, the policy's, or 1."""
     if policy is None:
@@ -166,18 +160,6 @@ def _temperatures(temperatures, policy, exits):
             f"Received: temperatures={temperatures!r}"
         )
     return list(policy.temperatures)
-
-
-def _class_names(class_names, classes):
-    if class_names is None:
-        return [str(number) for number in range(classes)]
-    names = [str(name) for name in class_names]
-    if len(names) != classes or any(len(name.splitlines()) > 1 for name in names):
-        raise ValueError(
-            f"`class_names` must be {classes} texts of one line, one per class. "
-            f"Received: class_names={class_names!r}"
-        )
-    return names
 
 
 def _model_name(path, network):
