@@ -268,8 +268,11 @@ def test_names_are_printed_without_control_characters():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"policy": Policy("margin", (0.5,))}, "`policy` must be None or a .* for 3 exits"),
-        ({"policy": 0.9}, "`policy` must be None or .* Received: policy=0.9"),
+        (
+            {"policy": Policy("margin", (0.5,))},
+            "`policy` must be a Policy of 2 thresholds",
+        ),
+        ({"policy": 0.9}, "`policy` must be .* Received: policy=0.9"),
         ({"class_names": ["a"]}, "`class_names` must be None or 4 names"),
         ({"precision": "int8"}, "`representative` must be raw images"),
         ({"batch": 1.5}, "`batch` must be None or a positive integer"),

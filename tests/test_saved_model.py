@@ -12,8 +12,8 @@ from conftest import bright_and_dark, smallest_network, tiny_network, with_mixed
 
 import sd_keras
 from sd_keras import data, export, inference
-from sd_keras.export.answers import Answers
 from sd_keras.export.encoded_images import decoder
+from sd_keras.export.signatures import SignatureFunctions
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="SavedModels are TensorFlow's"
@@ -90,22 +90,31 @@ def test_thresholds_of_each_row_override_the_stored(signatures, pixels):
     np.testing.assert_allclose(found["logits"][2::3], deepest[2::3], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", inference.RULES)
-def test_every_rule_decides_in_the_graph_as_outside(rule):
-    import tensorflow as tf
-
+@pytest.fixture(scope="module")
+def mixed():
+    """Images, the logits of a network of three exits, and its signatures' functions."""
     images = bright_and_dark(shape=serving_model.SHAPE)
     network = with_mixed_answers(serving_model.network_of(), images)
-    outputs = {n: np.asarray(v) for n, v in network.predict(images, verbose=0).items()}
+    outputs = network.predict(images, verbose=0)
     logits = {name: outputs[name] for name in sd_keras.exit_names(network)}
+    parts = sd_keras.models.sections(network)
+    functions = SignatureFunctions(parts, serving_model.SHAPE, "margin", [1, 1, 1], None)
+    return images, logits, functions
+
+
+@pytest.mark.parametrize("rule", inference.RULES)
+def test_every_rule_decides_in_the_graph_as_outside(mixed, rule):
+    import tensorflow as tf
+
+    images, logits, functions = mixed
+    functions.rule = inference.RULES[rule]
     thresholds = [2.0, 1.0]
     if rule != "agreement":
         thresholds = np.median(inference.confidences(logits, rule)[:-1], axis=1)
     decided = inference.decide(logits, inference.Policy(rule, thresholds)).exit
     assert len(set(decided)) > 1
-    answers = Answers(sd_keras.models.sections(network), serving_model.SHAPE, rule, [1, 1, 1], None)
     rows = np.tile(np.float32([thresholds]), (len(images), 1))
-    found = tf.function(answers.early_exit, autograph=False)(images, rows)
+    found = tf.function(functions.early_exit, autograph=False)(images, rows)
     np.testing.assert_array_equal(found["exit"], decided)
 
 
@@ -143,17 +152,18 @@ def test_logits_that_are_not_finite_let_no_image_out(exported, pixels):
     assert 1 not in answers(loaded.signatures["early_exit"], image=pixels)["exit"]
 
 
-@pytest.mark.parametrize("rule", inference.RULES)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_no_rule_is_sure_of_logits_that_are_not_finite(rule, value):
+def test_no_rule_is_sure_of_logits_that_are_not_finite(value):
     import tensorflow as tf
 
     network = tiny_network()
     network.get_layer("classifier_1").bias.assign([0.0, 0.0, value, 0.0])
-    made = Answers(sd_keras.models.sections(network), (8, 8, 1), rule, [1, 1], None)
+    parts = sd_keras.models.sections(network)
+    functions = SignatureFunctions(parts, (8, 8, 1), "margin", [1, 1], None)
     images, thresholds = np.zeros((3, 8, 8, 1), "uint8"), np.zeros((3, 1), "float32")
-    found = tf.function(made.early_exit, autograph=False)(images, thresholds)
-    assert list(found["exit"].numpy()) == [2, 2, 2]
+    for name, functions.rule in inference.RULES.items():
+        found = tf.function(functions.early_exit, autograph=False)(images, thresholds)
+        assert list(found["exit"].numpy()) == [2, 2, 2], name
 
 
 def test_a_signature_computes_only_what_it_needs(exported, pixels):
@@ -302,7 +312,7 @@ def test_thresholds_near_one_are_compared_in_double_precision():
     images = np.zeros((2, *serving_model.SHAPE), "uint8")
     sure = 1 - 3 * np.exp(-30.0)
     parts = sd_keras.models.sections(network)
-    answers = Answers(parts, serving_model.SHAPE, "max_probability", [1, 1], None)
+    answers = SignatureFunctions(parts, serving_model.SHAPE, "max_probability", [1, 1], None)
     for threshold, exit in ((sure - 1e-14, 1), (sure + 1e-14, 2)):
         rows = np.full((2, 1), threshold)
         found = tf.function(answers.early_exit, autograph=False)(images, tf.constant(rows))

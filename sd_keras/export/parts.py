@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from sd_keras.checkpoints import write_whole
-from sd_keras.inference import Policy, ensemble_logits
+from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.models.stock import inference_form as folded
 
@@ -35,7 +35,7 @@ def inference_form(network):
 
 
 @contextlib.contextmanager
-def folders_above(path):
+def ensure_parent(path):
     """Makes the folders above a path; where writing fails those that it made go again."""
     made = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
@@ -49,9 +49,9 @@ def folders_above(path):
 
 
 @contextlib.contextmanager
-def written_aside(folder):
+def atomic_directory(folder):
     """Yields where to make what is to become a folder, which appears whole or not at all."""
-    with folders_above(folder):
+    with ensure_parent(folder):
         # On the same disk, to be renamed. Servers poll the folder above for new numbers, and a
         # name that is no number is no version to them.
         aside = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
@@ -97,8 +97,8 @@ def answer(network, name):
     return serve
 
 
-def new_path(path, ending=""):
-    """Returns a path at which nothing stands yet.
+def new_path(path, ending="", argument="path"):
+    """Returns a path at which nothing exists yet.
 
     Raises:
         ValueError: if it ends otherwise.
@@ -106,15 +106,17 @@ def new_path(path, ending=""):
     """
     path = pathlib.Path(path)
     if path.suffix != ending and ending:
-        raise ValueError(f"`path` must end in {ending}. Received: path={str(path)!r}")
+        raise ValueError(f"`{argument}` must end in {ending}. Received: {argument}={str(path)!r}")
     if path.exists():
-        raise FileExistsError(f"`path` must not exist yet. Received: path={str(path)!r}")
+        raise FileExistsError(
+            f"`{argument}` must not exist yet. Received: {argument}={str(path)!r}"
+        )
     return path
 
 
 def write_file(path, content):
     """Writes bytes so that the file is there wholly or not at all, its folder with it."""
-    with folders_above(path):
+    with ensure_parent(path):
         write_whole(path, lambda aside: aside.write_bytes(content))
 
 
@@ -167,15 +169,6 @@ def check_class_names(class_names, classes):
             f"characters. Received: class_names={class_names!r}"
         )
     return names
-
-
-def check_policy(policy, exits):
-    """Raises ValueError unless a policy is None or for so many exits."""
-    if policy is not None and (not isinstance(policy, Policy) or policy.exits != exits):
-        raise ValueError(
-            f"`policy` must be None or a sd_keras.inference.Policy for {exits} exits. "
-            f"Received: policy={policy!r}"
-        )
 
 
 def probe_image(shape):
