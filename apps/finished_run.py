@@ -1,7 +1,7 @@
 """Flags of the apps that take a trained network: the network, its run, and the run's data."""
 
 import dataclasses
-import json
+import math
 import pathlib
 
 import run_data
@@ -28,6 +28,58 @@ flags.DEFINE_integer("seed", 0, "of the validation split; that of the run by def
 RULES = ("max_probability", "entropy", "margin", "agreement")
 # In the order of the arguments of `data.load`.
 DATA_FLAGS = ("dataset", "data_dir", "image_size", "validation", "seed")
+MEASURES = ("accuracy", "top_5", "cross_entropy", "calibration_error")
+
+
+def _is_number(value, smallest=0.0, largest=math.inf):
+    return type(value) in (int, float) and smallest <= value <= largest
+
+
+def _is_integer(value):
+    return type(value) is int and value >= 0
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _are_distortions(value):
+    names = ("crop_flip", *run_data.STRONG)
+    return isinstance(value, list) and all(name in names for name in value)
+
+
+def _is_measured(value):
+    """Returns whether a value holds figures by exit, or by split and exit."""
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(
+        isinstance(part, dict)
+        and (all(_is_number(part.get(name)) for name in MEASURES) or _is_measured(part))
+        for part in value.values()
+    )
+
+
+# What entries of results.json, and of the flags in it, must be.
+RESULTS = {
+    "flags": lambda value: isinstance(value, dict),
+    "versions": lambda value: isinstance(value, dict),
+    "seconds": lambda value: value is None or _is_number(value),
+    "measured": _is_measured,
+}
+RECORDED_FLAGS = {
+    "dataset": _is_text,
+    "data_dir": lambda value: value is None or _is_text(value),
+    "image_size": lambda value: value is None or _is_integer(value),
+    "validation": lambda value: _is_number(value, 0, 0.9),
+    "seed": _is_integer,
+    "fraction": lambda value: _is_number(value, 0, 1),
+    "model": _is_text,
+    "method": _is_text,
+    "epochs": _is_integer,
+    "padding": lambda value: value is None or _is_integer(value),
+    "flip": lambda value: value is None or isinstance(value, bool),
+    "distortion": lambda value: value is None or _are_distortions(value),
+}
 
 
 def network_file():
@@ -54,18 +106,28 @@ def load_network():
 
 
 def results():
-    """Returns what the run wrote beside its network.keras into results.json, or {}."""
+    """Returns what the run wrote into results.json next to its network.keras, or {}.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     file = network_file()
     path = file.with_name("results.json")
     if file.name != "network.keras" or not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+    content = checkpoints.read_json(path)
+    for name, is_valid in RESULTS.items():
+        _check_entry(path, content, name, is_valid)
+    for name, is_valid in RECORDED_FLAGS.items():
+        _check_entry(path, content.get("flags", {}), name, is_valid)
+    return content
+
+
+def _check_entry(path, content, name, is_valid):
+    if name in content and not is_valid(content[name]):
         raise ValueError(
-            f"`network` must lie beside a whole results.json, or none ({error}). "
-            f"Received: network={FLAGS.network!r}"
-        ) from None
+            f"{path} must hold what a run writes. Received: {name}={str(content[name])[:80]!r}"
+        )
 
 
 def data_settings(only_test=False):
@@ -111,10 +173,10 @@ def load_splits(network, only_test=False):
     splits = sd_keras.data.load(*settings.values())
     own = results().get("flags", {})
     fraction = own.get("fraction", 1.0)
-    if fraction < 1 and settings["dataset"] == own["dataset"]:
+    if fraction < 1 and settings["dataset"] == own.get("dataset"):
         train = run_data.part_of(splits.train, fraction, settings["seed"])
         splits = dataclasses.replace(splits, train=train)
-    classes = network.output["exit_1"].shape[-1]
+    classes = network.output[sd_keras.exit_names(network)[-1]].shape[-1]
     if network.input_shape[1:] != splits.input_shape or classes != splits.num_classes:
         raise ValueError(
             f"`dataset` must have images of shape {network.input_shape[1:]} and {classes} "
@@ -136,7 +198,7 @@ def read_policy(path):
         ValueError: if the file cannot be read, or holds something else.
     """
     try:
-        return sd_keras.inference.Policy.from_dict(json.loads(pathlib.Path(path).read_text()))
+        return sd_keras.inference.Policy.from_dict(checkpoints.read_json(path))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`policy` must be a file that apps/evaluate.py --policy wrote ({error}). "

@@ -14,6 +14,9 @@ import numpy as np
 
 from sd_keras import distribute
 
+# Unpacked bytes per byte of a .keras file. Keras stores without compression.
+MOST_INFLATION = 100
+
 
 class Checkpoint(keras.callbacks.Callback):
     """Saves the whole model after every epoch, or from time to time, and keeps the last few.
@@ -102,6 +105,34 @@ def write_json(path, content):
     write_whole(path, lambda aside: aside.write_text(text))
 
 
+def read_json(path, kind=dict):
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        kind: type that it must hold, `dict` or `list`.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is not UTF-8, not JSON (NaN and Infinity are not), nested too deeply, or
+            holds another type.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_bytes().decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be a JSON file: {error}") from None
+    if not isinstance(content, kind):
+        raise ValueError(
+            f"{path} must hold a JSON {'object' if kind is dict else 'array'}. "
+            f"Received: {type(content).__name__}"
+        )
+    return content
+
+
+def _refuse(constant):
+    raise ValueError(f"{constant} is no JSON number")
+
+
 def refuse_other_settings(path, settings):
     """Raises ValueError where a run's folder was begun with other settings.
 
@@ -111,7 +142,7 @@ def refuse_other_settings(path, settings):
     """
     if not path.exists():
         return
-    before = json.loads(path.read_text())
+    before = read_json(path)
     names = sorted(before.keys() | settings.keys())
     changed = [n for n in names if before.get(n) != settings.get(n)]
     if changed:
@@ -179,12 +210,32 @@ def load_network(path):
     """Loads a `.keras` file; of a SelfDistillModel's, its network.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such file, or it is not whole.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or no file that Keras wrote.
     """
     if not pathlib.Path(path).is_file():
         is_there = "is no file" if pathlib.Path(path).exists() else "does not exist"
         raise FileNotFoundError(f"`network` {is_there}. Received: network={str(path)!r}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"`network` must be a whole .keras file. Received: network={str(path)!r}")
-    network = keras.models.load_model(path, compile=False)
+    try:
+        _check_archive(path)
+        network = keras.models.load_model(path, compile=False)
+    except Exception as error:  # whatever a damaged zip, JSON or HDF5 file makes Keras raise
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise ValueError(
+            f"`network` must be a whole .keras file that Keras can load ({reason}). "
+            f"Received: network={str(path)!r}"
+        ) from error
     return getattr(network, "network", network)
+
+
+def _check_archive(path):
+    """Raises an error unless a zip file can be read to its end, and is about as large as it says.
+
+    Keras reads the weights without their checksums.
+    """
+    with zipfile.ZipFile(path) as archive:
+        declared = sum(member.file_size for member in archive.infolist())
+        if declared > MOST_INFLATION * os.path.getsize(path):
+            raise ValueError(f"it holds {declared} bytes when unpacked")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")

@@ -1,5 +1,6 @@
 """Data sets in a NumPy archive with Keras's key names; needs nothing but NumPy."""
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from sd_keras.data.raw import RawSets
 
 REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL_KEYS = ("x_val", "y_val", "class_names")
+# Arrays of more bytes must not be smaller than by this factor in the file.
+FREE_BYTES, MOST_INFLATION = 2**30, 100
+MOST_CLASSES = 1_000_000
 
 
 def read_npz(path):
@@ -45,15 +49,17 @@ def _read_arrays(path):
         raise FileNotFoundError(
             f"`name` must give an existing file after 'npz:'. Received: name='npz:{path}'"
         )
-    try:
-        # Pickled objects could run code on loading, and no array here needs them.
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            "`name` must give a NumPy archive (np.savez) of plain, not pickled, arrays after "
-            f"'npz:'. Received: name='npz:{path}'"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                keys = [key for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS) if key in names]
+                arrays = {key: _read_array(archive, f"{key}.npy") for key in keys}
+        except Exception as error:  # whatever damaged files make zipfile, zlib and NumPy raise
+            raise ValueError(
+                "`name` must give a NumPy archive (np.savez) of plain, not pickled, arrays after "
+                f"'npz:' ({error or type(error).__name__}). Received: name='npz:{path}'"
+            ) from error
     expected = set(REQUIRED_KEYS)
     if {"x_val", "y_val"} & set(arrays):
         expected |= {"x_val", "y_val"}
@@ -61,10 +67,33 @@ def _read_arrays(path):
         raise ValueError(
             f"`name` must give an archive with the keys {', '.join(REQUIRED_KEYS)} and "
             f"optionally {', '.join(OPTIONAL_KEYS)} (x_val and y_val together). Missing: "
-            f"{', '.join(missing)}. Found: {', '.join(sorted(arrays)) or 'none'}. "
+            f"{', '.join(missing)}. Found: {', '.join(sorted(names)) or 'none'}. "
             f"Received: name='npz:{path}'"
         )
     return arrays
+
+
+def _read_array(archive, name):
+    """Returns an array of an archive, whose size is checked before memory is taken for it."""
+    member = archive.getinfo(name)
+    if member.file_size > max(FREE_BYTES, MOST_INFLATION * member.compress_size):
+        raise ValueError(f"{name} holds {member.file_size} bytes when unpacked")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        headers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, _, dtype = headers[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} is pickled")
+        if file.tell() + dtype.itemsize * math.prod(shape) != member.file_size:
+            raise ValueError(f"{name} is not as long as its header says")
+    with archive.open(member) as file:
+        # Pickled objects could run code on loading, and no array here needs them.
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read()  # the end, where the checksum is compared
+    return array
 
 
 def _as_images(key, images):
@@ -75,7 +104,7 @@ def _as_images(key, images):
             "images are stored as they are. Images scaled to [0, 1] go back by "
             f"np.rint(255 * images).astype('uint8'). Received: {key}=({images.dtype} array)"
         )
-    if images.ndim not in (3, 4):
+    if images.ndim not in (3, 4) or 0 in images.shape[1:]:
         raise ValueError(
             f"`{key}` must have the shape (n, height, width) or (n, height, width, channels). "
             f"Received: {key}=(array of shape {images.shape})"
@@ -91,10 +120,9 @@ def _as_labels(key, labels):
             f"`{key}` must hold integer class labels of shape (n,) or (n, 1), not one-hot rows. "
             f"Received: {key}=({labels.dtype} array of shape {labels.shape})"
         )
-    # Checked before the cast: a value beyond 32 bits would wrap into a valid-looking label.
-    if labels.size and (labels.min() < 0 or labels.max() > np.iinfo("int32").max):
+    if labels.size and (labels.min() < 0 or labels.max() >= MOST_CLASSES):
         raise ValueError(
-            f"`{key}` must hold labels from 0 on. "
+            f"`{key}` must hold labels from 0 on, below {MOST_CLASSES}. "
             f"Received: {key}=(labels of {labels.min()}…{labels.max()})"
         )
     return labels.reshape(-1).astype("int32")
@@ -119,4 +147,7 @@ def _class_names(arrays, labels):
             "`class_names` must be a one-dimensional array of strings. "
             f"Received: class_names=({names.dtype} array of shape {names.shape})"
         )
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`class_names` must be UTF-8: {error}. Received: bytes") from None
