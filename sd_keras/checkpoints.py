@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -102,6 +103,40 @@ def write_json(path, content):
     write_whole(path, lambda aside: aside.write_text(text))
 
 
+def read_json(path, expected_type=dict):
+    """Reads what `write_json` wrote.
+
+    Args:
+        path: path of the file.
+        expected_type: the type of the outermost value, `dict` or `list`.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it holds anything but JSON of that type with finite numbers.
+    """
+    try:
+        content = json.loads(
+            pathlib.Path(path).read_bytes().decode(),
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+        if not isinstance(content, expected_type):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"`path` must be a JSON file that holds a {expected_type.__name__}: {error}. "
+            f"Received: path={str(path)!r}"
+        ) from None
+    return content
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds the number {text}")
+    return value
+
+
 def refuse_other_settings(path, settings):
     """Raises ValueError where a run's folder was begun with other settings.
 
@@ -111,7 +146,7 @@ def refuse_other_settings(path, settings):
     """
     if not path.exists():
         return
-    before = json.loads(path.read_text())
+    before = read_json(path)
     names = sorted(before.keys() | settings.keys())
     changed = [n for n in names if before.get(n) != settings.get(n)]
     if changed:
