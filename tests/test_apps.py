@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
     command = [sys.executable, ROOT / "apps/train_cifar.py", f"--workdir={killed}", *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not list(killed.glob("checkpoints/epoch_0000[2-6].keras")):
+    while not list(killed.glob("backup/epoch_0000[2-6]*.npz")):
         assert time.time() < deadline
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
@@ -222,7 +222,7 @@ def test_a_finished_run_is_shown_again_without_training(finished, answers):
 def test_a_run_ends_in_time_and_goes_on(answers):
     folder, told = answers
     code, printed = told["too short"]
-    assert code == 75 and "time is over after epoch 1 of 2" in printed
+    assert code == 75 and "time limit reached after epoch 1 of 2" in printed
     code, printed = told["goes on"]
     assert code == 0 and "resuming after epoch 1 of 2" in printed and "Traceback" not in printed
     assert len(json.loads((folder / "pieces/seconds.json").read_text())) == 2
@@ -234,7 +234,7 @@ def test_a_run_ends_in_time_and_goes_on(answers):
 
 def test_what_is_compiled_wrongly_is_not_trained(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "apps"))
-    training = importlib.import_module("run_training")
+    training = importlib.import_module("run_recipe")
     network = smallest_network()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype("uint8")
     training.check_compiled(network, pixels)

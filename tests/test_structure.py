@@ -17,14 +17,10 @@ LEVELS = {
     "optimizers": 0,
     "recipes": 1,
     "checkpoints": 0,
-    "divergence": 0,
     "replica_state": 1,
-    "run_state": 2,
-    "backup_files": 3,
-    "backup": 4,
+    "callbacks": 2,
     "report": 0,
     "results_card": 3,
-    "preemption": 0,
     "version": 0,
     "inference": 2,
     "replicas": 0,
@@ -42,7 +38,6 @@ LEVELS = {
     "analysis": 2,
     "export": 2,
     "distribute": 0,
-    "run_files": 4,
     "trainer": 4,
 }
 HEAVY = (

@@ -101,12 +101,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(flags, finished, tmp_path):
     process = start(flags, tmp_path)
     wait_for(process, tmp_path, "*_step_000002.npz")
     process.send_signal(signal.SIGTERM)
-    assert "stopped as SIGTERM asked; the same command goes on here" in finish([process], code=75)
+    assert "stopped as requested; rerun the same command to resume" in finish([process], code=75)
     # The folder of the images may be called otherwise, as after a move.
     printed = finish(
         [start((f"{flags[0]}/../{flags[0].rpartition('/')[2]}", *flags[1:]), tmp_path)]
     )
-    assert "going on behind epoch" in printed
+    assert "resuming after epoch" in printed
     for a, b in zip(weights(finished[0]), weights(tmp_path), strict=True):
         np.testing.assert_array_equal(a, b)
     logs = [(workdir / "log.csv").read_text() for workdir in (finished[0], tmp_path)]
@@ -121,7 +121,7 @@ def stopped_by_one_worker(flags, workdir):
     finish(workers, code=75)
     # Some steps more may be made until all know of it.
     went_on = finish(start_workers(flags, workdir))
-    assert re.search(r"going on behind epoch \d and \d steps", went_on), went_on
+    assert re.search(r"resuming after epoch \d and \d steps of 3", went_on), went_on
 
 
 def test_sigterm_of_one_worker_stops_all_and_they_go_on(flags, tmp_path):

@@ -30,7 +30,7 @@ def _cost(settings):
     import benchmarks.train
     from benchmarks.figures import figure
 
-    from sd_keras import backup_files, run_state
+    from sd_keras.callbacks import snapshot
 
     model = benchmarks.train.trainer(settings, "float32", "baseline")
     given = not settings["batch_size"].using_default_value
@@ -39,8 +39,8 @@ def _cost(settings):
     with tempfile.TemporaryDirectory() as folder:
 
         def save():
-            arrays = run_state.snapshot(model, epoch=0, step=0, logs={}, roll_backs=0)
-            backup_files.write(pathlib.Path(folder), 0, 0, arrays, keep=1)
+            state = snapshot.Snapshot.take(model, epoch=0, step=0, logs={}, roll_backs=0)
+            snapshot.write(pathlib.Path(folder), state, keep=1)
 
         step = lambda: model.train_on_batch(images, labels)  # noqa: E731
         seconds = benchmarks.train.timed({"step": step, "save": save}, min(5, settings.repeats))
@@ -116,9 +116,9 @@ def serve(name, images, folder):
     class FirstOnly(sd_keras.Backup):
         """Leaves the folder as the first start left it, so that each going on is the same."""
 
-        def _save(self, epoch, step, logs):
+        def _save(self, epoch, step, logs, **kwargs):
             if self.resumed_at is None and step == 1:
-                super()._save(epoch, step, logs)
+                super()._save(epoch, step, logs, **kwargs)
 
     model.fit(train, verbose=0, callbacks=[FirstStep(), FirstOnly(folder, every_steps=1)])
 
