@@ -133,7 +133,7 @@ def reproduce(output):
         print("out of time; rerun the same command to resume", file=sys.stderr)
     if failed:
         return 1  # not PREEMPTED: a script that reruns on it would not end
-    return sd_keras.backup.PREEMPTED if is_over else 0
+    return sd_keras.callbacks.PREEMPTED if is_over else 0
 
 
 if __name__ == "__main__":

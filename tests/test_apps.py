@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import app_in_process
 import keras
 import numpy as np
 import pytest
@@ -135,20 +136,32 @@ def test_evaluate_refuses_what_cannot_be_promised(evaluated):
         assert answer[0] == 1 and message in answer[1]
 
 
+def stopped_by(number, workdir, pattern, flags):
+    """Exit code and printed text of a run that gets a signal after a backup."""
+    command = [sys.executable, ROOT / "apps/train_cifar.py", f"--workdir={workdir}", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 120
+    while not list(workdir.glob(f"backup/{pattern}.npz")):
+        assert time.time() < deadline
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.02)
+    process.send_signal(number)
+    printed, _ = process.communicate()
+    return process.returncode, printed
+
+
 @pytest.mark.process
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
     flags = ("--epochs=8", "--batch_size=128", "--fraction=0.4", "--method=data_distortion")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     app("train_cifar.py", f"--workdir={whole}", *flags)
-    command = [sys.executable, ROOT / "apps/train_cifar.py", f"--workdir={killed}", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not list(killed.glob("checkpoints/epoch_0000[2-6].keras")):
-        assert time.time() < deadline
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    for number, pattern in (
+        (signal.SIGKILL, "epoch_0000[2-4]*"),
+        (signal.SIGTERM, "epoch_0000[5-7]*"),
+    ):
+        code, printed = stopped_by(number, killed, pattern, flags)
+        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 75}[number]
+    assert "stopped as requested; rerun the same command to resume" in printed
     done = app("train_cifar.py", f"--workdir={killed}", *flags)
     assert "resuming after epoch" in done.stdout
     networks = [keras.models.load_model(d / "network.keras") for d in (whole, killed)]
@@ -200,6 +213,10 @@ def answers(finished, tmp_path_factory):
     commands["in one"] = (f"--workdir={folder / 'whole'}", *short)
     commands["too short"] = (*pieces, "--minutes=0")
     commands["goes on"] = (*pieces, "--minutes=9")
+    commands["longer"] = (*pieces, "--epochs=3")
+    extended = (f"--workdir={folder / 'extended'}", *short, "--schedule=constant")
+    commands["begun"] = (*extended, "--epochs=1")
+    commands["extended"] = (*extended, "--epochs=2")
     commands["again"] = (f"--workdir={run}", "--compare", *QUICK)
     before = (run / "network.keras").read_bytes()
     answers = answers_of("train_cifar.py", list(commands.values()))
@@ -227,7 +244,7 @@ def test_a_finished_run_is_shown_again_without_training(finished, answers):
 def test_a_run_ends_in_time_and_goes_on(answers):
     folder, told = answers
     code, printed = told["too short"]
-    assert code == 75 and "time is over after epoch 1 of 2" in printed
+    assert code == 75 and "time limit reached after epoch 1 of 2" in printed
     code, printed = told["goes on"]
     assert code == 0 and "resuming after epoch 1 of 2" in printed and "Traceback" not in printed
     assert len(json.loads((folder / "pieces/seconds.json").read_text())) == 2
@@ -237,9 +254,20 @@ def test_a_run_ends_in_time_and_goes_on(answers):
     assert results["measured"] == whole["measured"]
 
 
+def test_a_finished_run_is_extended_where_its_schedule_allows_it(answers):
+    folder, told = answers
+    code, printed = told["longer"]
+    assert code == 1 and "`epochs` must stay 2, which the schedule of the learning rate" in printed
+    code, printed = told["extended"]
+    assert code == 0 and "extending the run from 1 to 2 epochs" in printed
+    assert "resuming after epoch 1 of 2" in printed
+    assert json.loads((folder / "extended/flags.json").read_text())["epochs"] == 2
+    assert len(json.loads((folder / "extended/seconds.json").read_text())) == 2
+
+
 def test_what_is_compiled_wrongly_is_not_trained(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "apps"))
-    training = importlib.import_module("run_training")
+    training = importlib.import_module("run_recipe")
     network = smallest_network()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype("uint8")
     training.check_compiled(network, pixels)
@@ -265,27 +293,26 @@ def test_a_diverging_run_stops_and_says_where(answers):
     assert not list((answers[0] / "diverging").glob("network.keras"))
 
 
+COMPARED_SHORT = ("--epochs=1", "--fraction=0.1", "--noexport", "--validation=0")
+COMPARED = {
+    "taught": ("--method=knowledge_distillation", "--teacher=resnet8", "--temperature=2"),
+    "together": ("--method=deep_mutual_learning", "--peer=resnet8", "--exits=all"),
+    "pairs": ("--method=class_wise", "--weight=0.5"),
+    "past": ("--method=progressive", "--share=0.5", "--cutmix=1"),
+    "ramped": ("--method=be_your_own_teacher", "--ramp=0.5", "--alternating=2"),
+    "attacked": ("--method=data_distortion", "--adversarial=2", "--kl_weight=0.5"),
+    "last": ("--method=deep_supervision", "--label_weight=0.5", "--deepest_last=1", "--epochs=2"),
+}
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """Short runs of methods with other networks, pairs, steps; each alone in its folder."""
     folder = tmp_path_factory.mktemp("compared")
-    short = ("--epochs=1", "--fraction=0.1", "--noexport", "--validation=0")
-    runs = {
-        "taught": ("--method=knowledge_distillation", "--teacher=resnet8", "--temperature=2"),
-        "again": ("--method=attention_transfer", f"--teacher={folder / 'taught/teacher'}"),
-        "together": ("--method=deep_mutual_learning", "--peer=resnet8", "--exits=all"),
-        "pairs": ("--method=class_wise", "--weight=0.5"),
-        "past": ("--method=progressive", "--share=0.5", "--cutmix=1"),
-        "ramped": ("--method=be_your_own_teacher", "--ramp=0.5", "--alternating=2"),
-        "attacked": ("--method=data_distortion", "--adversarial=2", "--kl_weight=0.5"),
-        "last": (
-            "--method=deep_supervision",
-            "--label_weight=0.5",
-            "--deepest_last=1",
-            "--epochs=2",
-        ),
+    runs = COMPARED | {
+        "again": ("--method=attention_transfer", f"--teacher={folder / 'taught/teacher'}")
     }
-    commands = [(f"--workdir={folder / name}", *short, *own) for name, own in runs.items()]
+    commands = [(f"--workdir={folder / name}", *COMPARED_SHORT, *own) for name, own in runs.items()]
     answers = answers_of("train_cifar.py", commands)
     return folder, dict(zip(runs, answers.values()))
 
@@ -306,10 +333,16 @@ def test_methods_to_compare_with_are_trained(compared):
 @pytest.mark.large
 def test_flags_reach_the_method(compared):
     folder, _ = compared
-    models = {
-        name: keras.models.load_model(next((folder / name / "checkpoints").glob("*.keras")))
-        for name in ("taught", "pairs", "past", "ramped", "attacked", "last")
-    }
+    models = {}
+    for name in ("taught", "pairs", "past", "ramped", "attacked", "last"):
+        arguments = [*COMPARED_SHORT, *COMPARED[name]]
+        if name == "taught":
+            arguments.append(f"--teacher={folder / 'taught/teacher'}")
+        with app_in_process.parsed("train_cifar.py", arguments) as train_cifar:
+            splits = sd_keras.data.load("digits", validation=0)
+            teacher = train_cifar["teacher_of_run"](splits, None)
+            flags = train_cifar["FLAGS"]
+            models[name] = train_cifar["build_model"](splits, flags.method, flags.model, teacher)
     taught, pairs, past = (models[n].method.objectives[0] for n in ("taught", "pairs", "past"))
     assert taught.temperature == 2 and pairs.weight == 0.5
     assert float(past.weight(10**6)) == pytest.approx(0.5)

@@ -24,7 +24,7 @@ from reproduction.runs import (
     with_teachers,
 )
 
-backup = lazy_import("sd_keras.backup")
+callbacks = lazy_import("sd_keras.callbacks")
 report = lazy_import("sd_keras.report")
 
 SCALED = "SCALED DOWN ({}): other runs than a paper's, not to be compared with its figures."
@@ -94,7 +94,7 @@ def carry_out(runs, scale, output, minutes=None):
         if index and left is not None and left < LAST_MINUTES:
             return failed, True
         why = _carry_out(where, run, seed, scale, output, left)
-        if why == backup.PREEMPTED:
+        if why == callbacks.PREEMPTED:
             return failed, True
         if why:
             failed.append(f"{name}: {why}")
@@ -112,7 +112,7 @@ def _carry_out(where, run, seed, scale, output, minutes):
             return "another process trains it"
         command = command_of(run, scale, seed, output, minutes)
         code = _call(where, command, lock)
-    return code if code == backup.PREEMPTED else code and f"exit code {code}"
+    return code if code == callbacks.PREEMPTED else code and f"exit code {code}"
 
 
 def _teacher_of(run, seed, scale):

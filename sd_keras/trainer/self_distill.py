@@ -8,9 +8,8 @@ from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import balance, checks, labels
 from sd_keras.trainer.companions import Companions, copy_of
-from sd_keras.trainer.fitting import Fitting
+from sd_keras.trainer.fitting import Fitting, Position
 from sd_keras.trainer.metrics import SEEN, give_to_each, in_form
-from sd_keras.trainer.position import Position
 from sd_keras.trainer.saved_state import SavedState
 from sd_keras.trainer.terms import Terms
 from sd_keras.trainer.views import draw, policy_of
