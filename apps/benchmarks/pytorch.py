@@ -266,9 +266,12 @@ class Training:
         network = TorchNetwork(settings.model, settings.num_classes, exits)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()
         self.optimizer = optimizer_of(self.network)
+        self.loss_function, self.note = None, None
+
+    def _compile(self, chosen):
         self.loss_function, self.note = torch.compile(self._loss), "compiled"
         try:
-            self.loss_function(torch.arange(settings.batch_size, device=self.device))
+            self.loss_function(chosen)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a compiler has to say
@@ -288,6 +291,8 @@ class Training:
         steps, size = self.settings.steps, self.settings.batch_size
         order = torch.randperm(steps * size, device=self.device).view(steps, size)
         total = torch.zeros((), device=self.device)
+        if self.loss_function is None:  # within the first epoch, as ours
+            self._compile(order[0])
         for chosen in order:
             total += train(self.loss_function, self.optimizer, chosen)
         return total.item() / steps
