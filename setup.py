@@ -48,7 +48,7 @@ setuptools.setup(
         "onnx": ONNX,
         "serving": SERVING,
         "dev": [
-            *["pytest>=8", "pytest-xdist>=3.6", "keras-hub>=0.20", "ruff>=0.9"],
+            *["pytest>=8", "pytest-xdist>=3.6.1", "keras-hub>=0.20", "ruff>=0.9"],
             *[*JAX, *PLOTS, *LITE, *ONNX, *SERVING],
         ],
     },
