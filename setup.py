@@ -52,7 +52,7 @@ setuptools.setup(
         "serving": SERVING,
         "hub": HUB,
         "dev": [
-            *["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+            *["pytest>=8", "pytest-xdist>=3.6.1", "ruff>=0.9"],
             *[*JAX, *PLOTS, *LITE, *ONNX, *SERVING, *HUB],
         ],
     },

@@ -85,15 +85,10 @@ def ancestors(nodes, tensors):
     return kept[::-1]
 
 
-def last_uses(nodes, outputs):
-    """Returns, by id of a tensor, the index of the last node that reads it."""
-    uses = {id(t): index for index, node in enumerate(nodes) for t in node.input_tensors}
-    return uses | {id(tensor): len(nodes) for tensor in outputs}
-
-
 def live_tensors(nodes, outputs):
     """Returns for each node the ids of the tensors that are needed after it."""
-    last = last_uses(nodes, outputs)
+    last = {id(t): index for index, node in enumerate(nodes) for t in node.input_tensors}
+    last |= {id(tensor): len(nodes) for tensor in outputs}
     made = {id(t) for node in nodes for t in node.output_tensors}
     live, found = set(last) - made, []
     for index, node in enumerate(nodes):
