@@ -1,7 +1,6 @@
 """Flags of the apps that take a trained network: the network, its run, and the run's data."""
 
 import dataclasses
-import math
 import pathlib
 
 import run_data
@@ -31,54 +30,16 @@ DATA_FLAGS = ("dataset", "data_dir", "image_size", "validation", "seed")
 MEASURES = ("accuracy", "top_5", "cross_entropy", "calibration_error")
 
 
-def _is_number(value, smallest=0.0, largest=math.inf):
-    return type(value) in (int, float) and smallest <= value <= largest
-
-
-def _is_integer(value):
-    return type(value) is int and value >= 0
-
-
-def _is_text(value):
-    return isinstance(value, str)
-
-
-def _are_distortions(value):
-    names = ("crop_flip", *run_data.STRONG)
-    return isinstance(value, list) and all(name in names for name in value)
-
-
-def _is_measured(value):
-    """Returns whether a value holds figures by exit, or by split and exit."""
-    if not isinstance(value, dict) or not value:
-        return False
-    return all(
-        isinstance(part, dict)
-        and (all(_is_number(part.get(name)) for name in MEASURES) or _is_measured(part))
-        for part in value.values()
-    )
-
-
-# What entries of results.json, and of the flags in it, must be.
-RESULTS = {
-    "flags": lambda value: isinstance(value, dict),
-    "versions": lambda value: isinstance(value, dict),
-    "seconds": lambda value: value is None or _is_number(value),
-    "measured": _is_measured,
-}
+NUMBER = (int, float)
+# Types of entries of results.json, and of the flags in it.
+RESULTS = {"flags": dict, "versions": dict, "measured": dict, "seconds": (*NUMBER, type(None))}
 RECORDED_FLAGS = {
-    "dataset": _is_text,
-    "data_dir": lambda value: value is None or _is_text(value),
-    "image_size": lambda value: value is None or _is_integer(value),
-    "validation": lambda value: _is_number(value, 0, 0.9),
-    "seed": _is_integer,
-    "fraction": lambda value: _is_number(value, 0, 1),
-    "model": _is_text,
-    "method": _is_text,
-    "epochs": _is_integer,
-    "padding": lambda value: value is None or _is_integer(value),
-    "flip": lambda value: value is None or isinstance(value, bool),
-    "distortion": lambda value: value is None or _are_distortions(value),
+    **dict.fromkeys(("dataset", "model", "method"), str),
+    **dict.fromkeys(("validation", "fraction"), NUMBER),
+    **dict.fromkeys(("seed", "epochs"), int),
+    **dict.fromkeys(("image_size", "padding", "flip"), (int, type(None))),
+    "data_dir": (str, type(None)),
+    "distortion": (list, type(None)),
 }
 
 
@@ -116,18 +77,27 @@ def results():
     if file.name != "network.keras" or not path.is_file():
         return {}
     content = checkpoints.read_json(path)
-    for name, is_valid in RESULTS.items():
-        _check_entry(path, content, name, is_valid)
-    for name, is_valid in RECORDED_FLAGS.items():
-        _check_entry(path, content.get("flags", {}), name, is_valid)
+    _check_entries(path, content, RESULTS)
+    _check_entries(path, content.get("flags", {}), RECORDED_FLAGS)
+    measured = content.get("measured", {})  # by exit, or by split and exit
+    if not _are_figures(measured) and not all(map(_are_figures, measured.values())):
+        raise ValueError(f"{path} must hold figures by exit. Received: {measured}")
     return content
 
 
-def _check_entry(path, content, name, is_valid):
-    if name in content and not is_valid(content[name]):
-        raise ValueError(
-            f"{path} must hold what a run writes. Received: {name}={str(content[name])[:80]!r}"
-        )
+def _check_entries(path, entries, types):
+    for name, kind in types.items():
+        if name in entries and not isinstance(entries[name], kind):
+            raise ValueError(
+                f"{path} must hold what a run writes. Received: {name}={entries[name]!r}"
+            )
+
+
+def _are_figures(parts):
+    return isinstance(parts, dict) and all(
+        isinstance(part, dict) and all(isinstance(part.get(m), NUMBER) for m in MEASURES)
+        for part in parts.values()
+    )
 
 
 def data_settings(only_test=False):

@@ -31,10 +31,13 @@ SAID = {
         for name in ("deep", "list", "null", "text", "share", "other")
     },
     ("evaluate.py", "--network={0}/damaged"): (1, "must be a whole .keras file"),
-    ("export.py", "--network={0}/shares", "--output={0}/c"): (1, "Received: measured="),
+    ("export.py", "--network={0}/shares", "--output={0}/c"): (
+        1,
+        "must hold figures by exit",
+    ),
     ("export.py", "--policy={0}/null/results.json", "--output={0}/c"): (1, "`policy` must be a"),
     ("card.py", "--policy={0}/list/results.json"): (1, "must hold a JSON object. Received: list"),
-    ("card.py", "--network={0}/shares"): (1, "Received: measured="),
+    ("card.py", "--network={0}/shares"): (1, "must hold figures by exit"),
     ("card.py", "--seed=4"): (1, "`seed` must be 3, as in the run"),
     ("card.py", "--confidence_level=0.5"): (1, "or 0 for no promise"),
     ("card.py", "--rounds=0"): (0, SHY),
