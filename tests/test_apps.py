@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import app_in_process
 import keras
@@ -263,6 +264,44 @@ def test_a_finished_run_is_extended_where_its_schedule_allows_it(answers):
     assert "resuming after epoch 1 of 2" in printed
     assert json.loads((folder / "extended/flags.json").read_text())["epochs"] == 2
     assert len(json.loads((folder / "extended/seconds.json").read_text())) == 2
+
+
+@pytest.fixture
+def run_training(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "apps"))
+    return importlib.import_module("run_training")
+
+
+def test_sigterm_before_and_after_training_has_its_code_too(run_training, monkeypatch, capsys):
+    monkeypatch.setattr(run_training, "FLAGS", types.SimpleNamespace(workdir="run"))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        run_training.run_app(["app"], lambda workdir: signal.raise_signal(signal.SIGTERM))
+    assert left.value.code == 75 and signal.getsignal(signal.SIGTERM) is before
+    assert "stopped as requested; rerun the same command to resume" in capsys.readouterr().err
+
+
+def test_a_workdir_is_used_by_one_process_until_it_is_finished(run_training, tmp_path):
+    with run_training.RunFolder(tmp_path / "w", {"flags.json": {"seed": 0}}) as folder:
+        assert not (tmp_path / "w").exists(), "nothing is claimed before training begins"
+        folder.on_train_begin()
+        with (
+            pytest.raises(ValueError, match="`workdir` must be used by one process at a time"),
+            run_training.RunFolder(tmp_path / "w", {"flags.json": {"seed": 1}}) as other,
+        ):
+            other.on_train_begin()
+    assert json.loads((tmp_path / "w/flags.json").read_text()) == {"seed": 0}
+    with run_training.RunFolder(tmp_path / "w", {}) as folder:
+        folder.on_train_begin()
+
+
+def test_logged_epochs_without_backup_are_forgotten(run_training, tmp_path):
+    log = tmp_path / "log.csv"
+    run_training.forget_epochs(log, 3)
+    assert not log.exists()
+    log.write_text("epoch,loss\n0,3.0\n1,2.5\n2,2.0\n\u0000,\n3,1.")
+    run_training.forget_epochs(log, 2)
+    assert log.read_text() == "epoch,loss\n0,3.0\n1,2.5\n"
 
 
 def test_what_is_compiled_wrongly_is_not_trained(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from conftest import image_folder
 
 TESTS = pathlib.Path(__file__).parent
-DIGITS = ("--method=data_distortion", "--fraction=0.1", "--epochs=200", "--noexport")
+DIGITS = ("--method=data_distortion", "--fraction=0.1", "--epochs=100", "--noexport")
 IMAGES = ("--model=resnet8", "--stem=cifar", "--image_size=32", "--batch_size=8", "--epochs=100")
 
 

@@ -53,18 +53,18 @@ class Fitting:
         why = saying_why(x, validation_data)
         validation_data, validation_steps = as_data(validation_data, self)
         renewals = [] if self.past is None else [Renewal(self.network, self.past)]
-        callbacks, listed, own = _with_internal_callbacks(callbacks, self.position, renewals)
+        callbacks, listed, internal = _with_internal_callbacks(callbacks, self.position, renewals)
         kwargs |= {"validation_data": validation_data, "callbacks": callbacks}
         try:
             x, steps = self._resident_or(x) or as_data(x, self, self.position)
-            given = {"steps_per_epoch": steps, "validation_steps": validation_steps}
-            kwargs = _with_defaults(kwargs, given)
+            defaults = {"steps_per_epoch": steps, "validation_steps": validation_steps}
+            kwargs = _with_defaults(kwargs, defaults)
             checks.check_callbacks(listed, Backup)
             with why:
                 return super().fit(x, y, *args, **kwargs)
         finally:
             self._hold(None)
-            for callback in own:
+            for callback in internal:
                 listed.remove(callback)
                 # Keras calls nothing on a callback when `fit` ends by an error.
                 if isinstance(callback, Saving):
@@ -106,31 +106,31 @@ class Fitting:
 
 
 def _with_internal_callbacks(callbacks, position, renewals):
-    """Puts the library's own callbacks around those given to `fit`; renewals go before saving.
+    """Adds the library's callbacks to those of the user; renewals come before saving.
 
     Returns:
         What Keras takes; the list that they are in; and those of them that are the library's.
     """
     is_list = isinstance(callbacks, keras.callbacks.CallbackList)
-    given = callbacks.callbacks if is_list else callbacks
-    given = given if isinstance(given, (list, tuple)) else [given]
-    follow = Follow(position)
-    savings = [Saving(callback) for callback in given if isinstance(callback, Backup)]
-    # In front of the user's, one of which may save the whole model.
-    own = [follow, *renewals, *savings]
-    listed = [follow, *renewals, *(each for each in given if each is not None), *savings]
+    users = callbacks.callbacks if is_list else callbacks
+    users = users if isinstance(users, (list, tuple)) else [users]
+    savings = [Saving(callback) for callback in users if isinstance(callback, Backup)]
+    # Before the user's, one of which may save the whole model.
+    first = [Follow(position), *renewals]
+    internal = [*first, *savings]
+    listed = [*first, *(callback for callback in users if callback is not None), *savings]
     if not is_list:
-        return listed, listed, own
-    for callback in own:
+        return listed, listed, internal
+    for callback in internal:
         callback.set_params(callbacks.params)
-    given[:] = listed
-    return callbacks, given, own
+    users[:] = listed
+    return callbacks, users, internal
 
 
 def _with_defaults(arguments, defaults):
-    """Adds to arguments what is known and not among them."""
-    given = {name: value for name, value in arguments.items() if value is not None}
-    return arguments | {k: v for k, v in defaults.items() if v is not None and k not in given}
+    """Returns the arguments, with defaults for those that are missing or None."""
+    missing = {name: value for name, value in defaults.items() if arguments.get(name) is None}
+    return arguments | {name: value for name, value in missing.items() if value is not None}
 
 
 class Position:
@@ -214,14 +214,14 @@ class Position:
 
 
 class Follow(keras.callbacks.Callback):
-    """Tells a position when an epoch begins. `fit` puts it in front of the user's callbacks."""
+    """Updates a position when an epoch begins. `fit` puts it before the user's callbacks."""
 
     def __init__(self, position):
         super().__init__()
         self.position = position
 
     def on_epoch_begin(self, epoch, logs=None):
-        # A CallbackList of the user's own may not tell the number of steps.
+        # A CallbackList that the user made may lack the number of steps.
         self.position.num_steps = (self.params or {}).get("steps") or self.position.num_steps
         self.position.begin_epoch(epoch)
 
