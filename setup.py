@@ -14,7 +14,9 @@ JAX = ["jax>=0.6"]
 TORCH = ["torch==2.13.0"]
 # 1.16 needs an older protobuf than TensorFlow.
 ONNX = ["tf2onnx>=1.17", "onnx>=1.19", "onnxruntime>=1.20"]
-LITE = ["ai-edge-litert>=2.0"]
+LITE = ["ai-edge-litert>=2.0.2"]
+# The successor of KerasCV: its backbones take exits, too.
+HUB = ["keras-hub>=0.20"]
 # Its clients speak TF Serving's gRPC; each version wants the TensorFlow of its number.
 SERVING = ["tensorflow-serving-api>=2.20"]
 
@@ -37,8 +39,9 @@ setuptools.setup(
         "absl-py>=2.0",
         "numpy>=1.26",
         "scikit-learn>=1.4",
+        "scipy>=1.10",
         # Keras's TensorBoard callback writes through it.
-        "tensorboard>=2.19",
+        "tensorboard>=2.20",
     ],
     extras_require={
         "plots": PLOTS,
@@ -47,9 +50,10 @@ setuptools.setup(
         "lite": LITE,
         "onnx": ONNX,
         "serving": SERVING,
+        "hub": HUB,
         "dev": [
-            *["pytest>=8", "pytest-xdist>=3.6", "keras-hub>=0.20", "ruff>=0.9"],
-            *[*JAX, *PLOTS, *LITE, *ONNX, *SERVING],
+            *["pytest>=8", "pytest-xdist>=3.6.1", "ruff>=0.9"],
+            *[*JAX, *PLOTS, *LITE, *ONNX, *SERVING, *HUB],
         ],
     },
     classifiers=[

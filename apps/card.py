@@ -17,7 +17,6 @@ import shlex
 import sys
 
 import finished_run
-import promises
 from absl import app, flags
 from app_start import lazy_import, quiet_native_stderr
 from machine import machine
@@ -26,6 +25,7 @@ sd_keras = lazy_import("sd_keras")
 checkpoints = lazy_import("sd_keras.checkpoints")
 report = lazy_import("sd_keras.report")
 results_card = lazy_import("sd_keras.results_card")
+thresholds = lazy_import("sd_keras.inference.thresholds")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
@@ -55,7 +55,7 @@ def main(argv):
 
 def run():
     """Measures the network of the flags and writes its card."""
-    promises.check_level(FLAGS.confidence_level)
+    thresholds.check_promise(0.0, None, FLAGS.confidence_level)
     network = finished_run.load_network()
     folder = folder_of_flags()
     policy = FLAGS.policy and finished_run.read_policy(FLAGS.policy)
@@ -90,9 +90,9 @@ def print_none_leaves(card):
     points = card["early_exit"]["points"] if card["early_exit"] else []
     promised = [point for point in points if point["confidence_level"]]
     columns = [[point[key] for point in promised] for key in ("shares", "max_drop")]
-    line = promises.none_leaves(*columns, FLAGS.confidence_level, card["images"]["validation"])
-    if line:
-        print(line.replace("a larger --max_drop", "a larger drop"))
+    promise = FLAGS.confidence_level, card["images"]["validation"]
+    if line := thresholds.explain_no_early_exit(*columns, *promise):
+        print(line)
 
 
 def folder_of_flags():

@@ -150,10 +150,15 @@ def lines_of(answer, labels, count):
     for row, values in enumerate(probabilities):
         order = np.argsort(-values, kind="stable")[: FLAGS.top]
         named = [f"{labels[i] if labels else i} {100 * values[i]:.1f} %" for i in order]
-        line = ", ".join(named)
+        line = printable(", ".join(named))
         if "exit" in answer:
             line += f"  (exit {answer['exit'][row]}, confidence {answer['confidence'][row]:.3f})"
         yield line
+
+
+def printable(text):
+    """Returns a text with its control characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def ask_rest(address, signature, encoded, thresholds):

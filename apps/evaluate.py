@@ -14,11 +14,11 @@ they come to on the test images (docs/inference.md).
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 
 import finished_run
-import promises
 from absl import app, flags
 from app_start import lazy_import
 
@@ -28,6 +28,7 @@ checkpoints = lazy_import("sd_keras.checkpoints")
 inference = lazy_import("sd_keras.inference")
 compiled = lazy_import("sd_keras.inference.compiled")
 report = lazy_import("sd_keras.report")
+thresholds = lazy_import("sd_keras.inference.thresholds")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
@@ -79,11 +80,25 @@ def check_flags():
     alone = [name for name in EARLY_EXIT_FLAGS if FLAGS[name].present]
     if not FLAGS.early_exit and alone:
         raise ValueError(f"`early_exit` must be given with these flags. Received: {alone}")
-    promises.check_level(FLAGS.confidence_level)
-    promises.check_drop(FLAGS.max_drop)
+    thresholds.check_promise(max_drop(), FLAGS.max_macs, FLAGS.confidence_level)
     for name in ("policy", "output"):
         if FLAGS[name].value:
-            promises.check_new_file(name, FLAGS[name].value)
+            check_new_file(name, FLAGS[name].value)
+
+
+def check_new_file(flag, path):
+    """Raises ValueError where a file of a flag could not be written, before hours of work."""
+    path = pathlib.Path(path)
+    folder = path.absolute().parent
+    if not folder.is_dir() or path.is_dir():
+        raise ValueError(f"`{flag}` must be a file in a folder. Received: {flag}={str(path)!r}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"`{flag}` must be writable. Received: {flag}={str(path)!r}")
+
+
+def max_drop():
+    """Returns the drop of the flags, 0.01 where neither it nor a cost is given."""
+    return 0.01 if FLAGS.max_drop is None and FLAGS.max_macs is None else FLAGS.max_drop
 
 
 def check_early_exit(splits):
@@ -106,17 +121,15 @@ def evaluate_early_exit(network, validation, test):
         compiled.predict(network, images, FLAGS.batch_size) for images, _ in (validation, test)
     )
     costs = inference.path_costs(network)
-    no_target = FLAGS.max_drop is None and FLAGS.max_macs is None
-    max_drop = 0.01 if no_target else FLAGS.max_drop
     chosen = inference.choose_thresholds(
         logits,
         validation[1],
         costs,
         FLAGS.early_exit,
-        max_drop=max_drop,
+        max_drop=max_drop(),
         max_cost=None if FLAGS.max_macs is None else 1e6 * FLAGS.max_macs,
         temperatures=inference.fit_temperatures(logits, validation[1]) if FLAGS.calibrate else None,
-        confidence_level=FLAGS.confidence_level or None,
+        confidence_level=FLAGS.confidence_level,
         seed=finished_run.seed(),
     )
     outcomes = {
@@ -128,8 +141,8 @@ def evaluate_early_exit(network, validation, test):
     print(report.early_exit_table(outcomes, plain))
     policy = chosen.policy.to_dict()
     print(f"thresholds: {policy['thresholds']}")
-    asked = [chosen.shares], [max_drop], FLAGS.confidence_level, len(validation[0])
-    if line := promises.none_leaves(*asked):
+    promise = [max_drop()], FLAGS.confidence_level, len(validation[0])
+    if line := thresholds.explain_no_early_exit([chosen.shares], *promise):
         print(line)
     if FLAGS.policy:
         checkpoints.write_json(pathlib.Path(FLAGS.policy), policy)

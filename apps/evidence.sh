@@ -6,8 +6,9 @@
 # For a GPU that is there for a short while: the same line goes on at the epoch where the last one
 # ended, and OUTPUT/small.tar.gz then holds the results and logs of all runs, without weights.
 # Unpacked into the OUTPUT of another machine, it spares that what is finished. DATA holds
-# cifar100.npz, see docs/results.md. Needs Keras and JAX, not TensorFlow; PYTHON names the
-# interpreter. Exit code 75: there is more to do. Later flags are those of apps/reproduce.py.
+# cifar100.npz, see docs/results.md, which also pins the versions of Keras and JAX; TensorFlow is
+# not needed. PYTHON names the interpreter. Exit code 75: there is more to do. Later flags are
+# those of apps/reproduce.py.
 set -u
 if [ $# -lt 3 ]; then
     echo "error: usage: apps/evidence.sh DATA OUTPUT MINUTES [flags of reproduce.py]" >&2

@@ -16,20 +16,34 @@ import pathlib
 import re
 import sys
 
-import artifacts
 import finished_run
 import numpy as np
-import promises
 from absl import app, flags, logging
 from app_start import lazy_import, quiet_native_stderr
 
 export = lazy_import("sd_keras.export")
 parts = lazy_import("sd_keras.export.parts")
 inference = lazy_import("sd_keras.inference")
+serving_configs = lazy_import("sd_keras.export.serving_configs")
+thresholds = lazy_import("sd_keras.inference.thresholds")
+
+KINDS = ("saved_model", "lite", "lite_cascade", "onnx", "keras")
+ENDINGS = {"lite": ".tflite", "onnx": ".onnx", "keras": ".keras"}
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(finished_run)
-flags.adopt_module_key_flags(artifacts)
+flags.DEFINE_enum("to", "saved_model", [*KINDS, "all"], "what to write")
+flags.DEFINE_string(
+    "output",
+    None,
+    "file or folder to create, the folder of all with --to=all (default: saved_models/NAME/NUMBER, "
+    "other kinds beside the network)",
+)
+flags.DEFINE_string("name", None, "of the model (default: that of its folder)")
+flags.DEFINE_string("exit", None, "one exit, or ensemble, instead of all")
+flags.DEFINE_enum(
+    "precision", "float32", ["float32", "float16", "dynamic", "int8"], "of LiteRT files"
+)
 flags.DEFINE_integer("representative", 200, "training images that int8 is calibrated on", 1)
 flags.DEFINE_string("policy", None, "thresholds that apps/evaluate.py --policy wrote")
 flags.DEFINE_enum("early_exit", None, finished_run.RULES, "choose thresholds by this rule")
@@ -72,12 +86,12 @@ def errors_of_tensorflow():
 
 def run():
     """Checks all that can be checked, then writes."""
-    kinds = artifacts.KINDS if FLAGS.to == "all" else (FLAGS.to,)
+    kinds = KINDS if FLAGS.to == "all" else (FLAGS.to,)
     check_flags(kinds)
     network = finished_run.load_network()
     if FLAGS.exit:
         parts.chosen(network, FLAGS.exit)
-    paths = artifacts.paths(kinds)
+    paths = paths_of(kinds)
     for kind in kinds:
         if kind in ("lite", "lite_cascade", "onnx"):
             parts.check_machine(kind, kind.removesuffix("_cascade"))
@@ -85,8 +99,8 @@ def run():
     for kind, path in paths.items():
         with quiet_native_stderr():
             getattr(export, kind)(network, path, **arguments[kind])
-        print(f"{path}  {artifacts.size(path) / 1e6:.2f} MB")
-        for line in artifacts.how_to_use(kind, path):
+        print(f"{path}  {size(path) / 1e6:.2f} MB")
+        for line in how_to_use(kind, path):
             print(f"    {line}")
 
 
@@ -98,7 +112,7 @@ def check_flags(kinds):
                 f"`{name}` must not be given unless --to is one of {takers} or 'all'. "
                 f"Received: {name}={FLAGS[name].value!r}, to={FLAGS.to!r}"
             )
-    promises.check_level(FLAGS.confidence_level)
+    thresholds.check_promise(FLAGS.max_drop, None, FLAGS.confidence_level)
     for name in ("max_drop", "confidence_level"):
         if FLAGS[name].present and not FLAGS.early_exit:
             raise ValueError(f"`early_exit` must be given with `{name}`. Received: early_exit=None")
@@ -162,22 +176,28 @@ def fitted(network, splits):
         FLAGS.early_exit,
         max_drop=FLAGS.max_drop,
         temperatures=temperatures,
-        confidence_level=FLAGS.confidence_level or None,
+        confidence_level=FLAGS.confidence_level,
         seed=finished_run.seed(),
     )
     shares = ", ".join(f"{100 * share:.1f}" for share in chosen.shares)
     print(f"thresholds {chosen.policy.to_dict()['thresholds']}: {shares} % leave at the exits")
-    asked = [chosen.shares], [FLAGS.max_drop], FLAGS.confidence_level, len(images)
-    if line := promises.none_leaves(*asked):
+    promise = [FLAGS.max_drop], FLAGS.confidence_level, len(images)
+    if line := thresholds.explain_no_early_exit([chosen.shares], *promise):
         print(line)
     return chosen.policy, temperatures
 
 
 def class_names(splits):
     """Returns the names of the file or of the data, or None."""
-    if FLAGS.class_names:
-        return pathlib.Path(FLAGS.class_names).read_text().splitlines()
-    return splits and splits.class_names
+    if not FLAGS.class_names:
+        return splits and splits.class_names
+    try:
+        return pathlib.Path(FLAGS.class_names).read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"`class_names` must be a text file in UTF-8 ({error}). "
+            f"Received: class_names={FLAGS.class_names!r}"
+        ) from None
 
 
 def representative(splits):
@@ -194,8 +214,91 @@ def about():
     results = finished_run.results()
     named = {"data": "dataset", "model": "model", "method": "method", "epochs": "epochs"}
     recorded = results.get("flags", {})
-    found = {key: recorded[flag] for key, flag in named.items() if flag in recorded}
-    return found | ({"measured": results["measured"]} if "measured" in results else {})
+    entries = {key: recorded[flag] for key, flag in named.items() if flag in recorded}
+    return entries | ({"measured": results["measured"]} if "measured" in results else {})
+
+
+def paths_of(kinds):
+    """Returns the new paths to write to, by kind.
+
+    Raises:
+        ValueError, FileExistsError: for a name or an ending that will not do; if one exists.
+    """
+    name, folder = model_name(), finished_run.network_file().parent
+    models = pathlib.Path("saved_models")
+    if FLAGS.to == "all" and FLAGS.output:
+        folder = models = pathlib.Path(FLAGS.output)
+    stem = f"{name}_{FLAGS.exit}" if FLAGS.exit else name
+    rounded = "" if FLAGS.precision == "float32" else f"_{FLAGS.precision}"
+    paths = {
+        "saved_model": models / name,
+        "lite": folder / f"{stem}{rounded}.tflite",
+        "lite_cascade": folder / f"{name}_cascade{rounded}",
+        "onnx": folder / f"{stem}.onnx",
+        "keras": folder / f"{stem}_stock.keras",
+    }
+    if FLAGS.to != "all" and FLAGS.output:
+        paths[FLAGS.to] = pathlib.Path(FLAGS.output)
+    if not paths["saved_model"].name.isdigit():
+        paths["saved_model"] /= str(next_version(paths["saved_model"]))
+    return {kind: _checked(paths[kind], ENDINGS.get(kind)) for kind in kinds}
+
+
+def _checked(path, ending):
+    if ending and path.suffix != ending:
+        raise ValueError(f"`output` must end in {ending}. Received: output={str(path)!r}")
+    if path.exists():
+        raise FileExistsError(f"`output` must not exist yet. Received: output={str(path)!r}")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"`output` must lie in a folder. Received: output={str(path)!r}")
+    return path
+
+
+def model_name():
+    """Returns the name of the flags, or that of the run's folder or of the network's file."""
+    name = (
+        FLAGS.name or re.sub(r"[^A-Za-z0-9_.-]", "_", finished_run.name()).lstrip(".-") or "model"
+    )
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        raise ValueError(
+            "`name` must be letters, digits, `_`, `.` and `-`, the first a letter or digit. "
+            f"Received: name={name!r}"
+        )
+    return name
+
+
+def next_version(folder):
+    """Returns the number behind the highest of a folder of versions, 1 in a new one."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return 1 + max((int(each.name) for each in entries if each.name.isdigit()), default=0)
+
+
+def size(path):
+    """Returns the bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def how_to_use(kind, path):
+    """Returns lines that say what to do with what was written."""
+    if kind == "lite_cascade":
+        return [f"python apps/run_cascade.py {path} images.npy"]
+    if kind != "saved_model":
+        return []
+    base, extra = path.absolute().parent, path.absolute() / "assets.extra"
+    card = f"described in {path / 'assets.extra/model_card.md'}"
+    try:
+        command = serving_configs.docker_command(base.name, base, extra).splitlines()
+    except ValueError as error:  # a path that docker's command line cannot take
+        return [card, f"to serve it by docker, move it: {error}"]
+    client = f"python apps/client.py --model={base.name} photo.png"
+    return [
+        card,
+        "to serve and to ask it (docs/serving.md; docker not run here):",
+        *command,
+        client,
+    ]
 
 
 if __name__ == "__main__":

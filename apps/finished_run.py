@@ -1,7 +1,6 @@
 """Flags of the apps that take a trained network: the network, its run, and the run's data."""
 
 import dataclasses
-import json
 import pathlib
 
 import run_data
@@ -28,6 +27,20 @@ flags.DEFINE_integer("seed", 0, "of the validation split; that of the run by def
 RULES = ("max_probability", "entropy", "margin", "agreement")
 # In the order of the arguments of `data.load`.
 DATA_FLAGS = ("dataset", "data_dir", "image_size", "validation", "seed")
+MEASURES = ("accuracy", "top_5", "cross_entropy", "calibration_error")
+
+
+NUMBER = (int, float)
+# Types of entries of results.json, and of the flags in it.
+RESULTS = {"flags": dict, "versions": dict, "measured": dict, "seconds": (*NUMBER, type(None))}
+RECORDED_FLAGS = {
+    **dict.fromkeys(("dataset", "model", "method"), str),
+    **dict.fromkeys(("validation", "fraction"), NUMBER),
+    **dict.fromkeys(("seed", "epochs"), int),
+    **dict.fromkeys(("image_size", "padding", "flip"), (int, type(None))),
+    "data_dir": (str, type(None)),
+    "distortion": (list, type(None)),
+}
 
 
 def network_file():
@@ -54,18 +67,37 @@ def load_network():
 
 
 def results():
-    """Returns what the run wrote beside its network.keras into results.json, or {}."""
+    """Returns what the run wrote into results.json next to its network.keras, or {}.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     file = network_file()
     path = file.with_name("results.json")
     if file.name != "network.keras" or not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"`network` must lie beside a whole results.json, or none ({error}). "
-            f"Received: network={FLAGS.network!r}"
-        ) from None
+    content = checkpoints.read_json(path)
+    _check_entries(path, content, RESULTS)
+    _check_entries(path, content.get("flags", {}), RECORDED_FLAGS)
+    measured = content.get("measured", {})  # by exit, or by split and exit
+    if not _are_figures(measured) and not all(map(_are_figures, measured.values())):
+        raise ValueError(f"{path} must hold figures by exit. Received: {measured}")
+    return content
+
+
+def _check_entries(path, entries, types):
+    for name, kind in types.items():
+        if name in entries and not isinstance(entries[name], kind):
+            raise ValueError(
+                f"{path} must hold what a run writes. Received: {name}={entries[name]!r}"
+            )
+
+
+def _are_figures(parts):
+    return isinstance(parts, dict) and all(
+        isinstance(part, dict) and all(isinstance(part.get(m), NUMBER) for m in MEASURES)
+        for part in parts.values()
+    )
 
 
 def data_settings(only_test=False):
@@ -111,10 +143,10 @@ def load_splits(network, only_test=False):
     splits = sd_keras.data.load(*settings.values())
     own = results().get("flags", {})
     fraction = own.get("fraction", 1.0)
-    if fraction < 1 and settings["dataset"] == own["dataset"]:
+    if fraction < 1 and settings["dataset"] == own.get("dataset"):
         train = run_data.part_of(splits.train, fraction, settings["seed"])
         splits = dataclasses.replace(splits, train=train)
-    classes = network.output["exit_1"].shape[-1]
+    classes = network.output[sd_keras.exit_names(network)[-1]].shape[-1]
     if network.input_shape[1:] != splits.input_shape or classes != splits.num_classes:
         raise ValueError(
             f"`dataset` must have images of shape {network.input_shape[1:]} and {classes} "
@@ -136,7 +168,7 @@ def read_policy(path):
         ValueError: if the file cannot be read, or holds something else.
     """
     try:
-        return sd_keras.inference.Policy.from_dict(json.loads(pathlib.Path(path).read_text()))
+        return sd_keras.inference.Policy.from_dict(checkpoints.read_json(path))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`policy` must be a file that apps/evaluate.py --policy wrote ({error}). "

@@ -3,13 +3,13 @@
     python apps/reproduce.py --list [--costs]                       # tables and their rows
     python apps/reproduce.py --table=byot/1 --row=ResNet18 --seeds=3 --data_dir=DIR
     python apps/reproduce.py --table=byot/ablation --protocol=cpu --data_dir=DIR
-    python apps/reproduce.py --table=byot/3 --dry_run               # commands, costs, what is there
+    python apps/reproduce.py --table=byot/3 --dry_run               # commands, costs, states
     python apps/reproduce.py --collect                              # all runs as one page
 
 A row's runs are commands of apps/train_cifar.py or apps/train_imagenet.py, each in a folder
-named by what it is, so that tables share them; they are printed and can be carried out alone.
-The same command goes on where it stopped. The last epoch is measured, on the test images, and
-nothing is chosen on these. docs/reproduction.md says what each row costs.
+named by its settings, so that tables share them; they are printed and can be carried out alone.
+Rerun the same command to resume. The last epoch is measured on the test images, and nothing is
+chosen on these. docs/reproduction.md lists what each row costs.
 """
 
 import pathlib
@@ -17,17 +17,17 @@ import re
 import signal
 import sys
 
-import reproduction.page
-import reproduction.runs
-import reproduction.steps
-import reproduction.tables
 from absl import app, flags
 from app_start import lazy_import
+from reproduction.page import collect
+from reproduction.runs import Scale
+from reproduction.steps import analysed, carry_out, listed, planned, runs_of, show_row
+from reproduction.tables import choose, tables
 
 sd_keras = lazy_import("sd_keras")
 checkpoints = lazy_import("sd_keras.checkpoints")
 
-# What fits two cores: a run takes about a minute, or a few. Flags that are given stand before it.
+# For two cores: a run takes a few minutes at most. Flags that are set override these.
 SMALL = {
     **{"model": "resnet8", "epochs": 10, "fraction": 0.1, "batch_size": 64},
     **{"teacher_model": "resnet20", "peer_model": "resnet20", "precision": "mixed_bfloat16"},
@@ -37,8 +37,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("table", None, "name of a table; --list shows all")
 flags.DEFINE_string("row", None, "name of a row (default: all)")
 flags.DEFINE_integer("seeds", 3, "runs of everything, with the seeds 0, 1, …", 1)
-flags.DEFINE_string("output", "runs/reproduce", "folder of all runs; resumes what it holds")
-flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
+flags.DEFINE_string("output", "runs/reproduce", "folder of all runs, which are resumed")
+flags.DEFINE_string("data_dir", None, "folder of the prepared TFDS files")
 flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "settings by name that scale down")
 flags.DEFINE_integer("epochs", None, "scale down: epochs in place of the recipe's", 1)
 flags.DEFINE_integer("batch_size", None, "in place of the recipe's", 1)
@@ -52,35 +52,31 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_bool("on_device", False, "keep small images on the device, as train_cifar.py does")
 flags.DEFINE_float(
-    "minutes", None, "end after this with exit code 75, to go on by the same command", 0
+    "minutes", None, "end after this with exit code 75; rerun the same command to resume", 0
 )
-flags.DEFINE_bool("dry_run", False, "show commands, costs and what is there, and do nothing")
+flags.DEFINE_bool("dry_run", False, "show commands, costs and states, and do nothing")
 flags.DEFINE_bool("list", False, "show the tables and their rows, and do nothing")
 flags.DEFINE_bool("costs", False, "with --list: what each row costs; takes a minute")
 flags.DEFINE_bool("collect", False, "write index.md and index.html of all runs of the output")
 
 
 def main(argv):
-    """Does what the flags ask for."""
-    # A run must not outlive what began it; `subprocess` ends it where an exception passes.
+    """Lists tables, collects runs, or carries out a table."""
+    # A run must not outlive this process; `subprocess` ends it when an exception passes.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if len(argv) > 1:
             raise ValueError(f"flags are written --name=value. Received: {argv[1:]}")
         output = pathlib.Path(FLAGS.output)
         if FLAGS.list:
-            print(
-                reproduction.steps.listed(
-                    reproduction.tables.tables(), FLAGS.costs, scale_of_flags()
-                )
-            )
+            print(listed(tables(), FLAGS.costs, scale_of_flags()))
         elif FLAGS.collect:
-            count = reproduction.page.collect(output)
+            count = collect(output)
             print(f"{count} runs; written to {output}: index.html, index.md")
         else:
             sys.exit(reproduce(output))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -88,7 +84,7 @@ def main(argv):
 
 
 def scale_of_flags():
-    """Returns the `reproduction.runs.Scale` that the flags ask for."""
+    """Returns the `Scale` that the flags ask for."""
     names = ("epochs", "batch_size", "fraction", "model", "teacher_model", "peer_model")
     names += ("dataset", "precision", "data_dir", "on_device")
     protocol = PROTOCOLS.get(FLAGS.protocol, {})
@@ -102,32 +98,30 @@ def scale_of_flags():
                 f"`{name}` must be one of {', '.join(sd_keras.models.MODELS)}. "
                 f"Received: {name}={values[name]!r}"
             )
-    return reproduction.runs.Scale(**values)
+    return Scale(**values)
 
 
 def reproduce(output):
     """Carries out rows of a table and shows them; returns the code to exit with."""
     if FLAGS.table is None:
-        known = ", ".join(reproduction.tables.tables())
+        known = ", ".join(tables())
         raise ValueError(f"`table` must be one of {known}. Received: table=None")
-    table, rows = reproduction.tables.choose(FLAGS.table, FLAGS.row)
+    table, rows = choose(FLAGS.table, FLAGS.row)
     scale, seeds = scale_of_flags(), range(FLAGS.seeds)
     if scale.model and len(rows) > 1:
         names = ", ".join(row.name for row in rows)
         raise ValueError(f"`row` must be one of {names} with `model`. Received: row=None")
-    runs = reproduction.steps.runs_of(rows, scale, seeds)
+    runs = runs_of(rows, scale, seeds)
     if FLAGS.dry_run:
-        print(reproduction.steps.planned(runs, scale, output))
+        print(planned(runs, scale, output))
         return 0
-    failed, is_over = reproduction.steps.carry_out(runs, scale, output, FLAGS.minutes)
+    failed, is_over = carry_out(runs, scale, output, FLAGS.minutes)
     failed += [
-        what
-        for row in ([] if is_over else rows)
-        for what in reproduction.steps.analysed(row, scale, seeds, output)
+        what for row in ([] if is_over else rows) for what in analysed(row, scale, seeds, output)
     ]
     sections = []
     for row in rows:
-        sections += reproduction.steps.shown(FLAGS.table, table, row, scale, seeds, output)
+        sections += show_row(FLAGS.table, table, row, scale, seeds, output)
     (output / "tables").mkdir(parents=True, exist_ok=True)
     words = [FLAGS.table, FLAGS.row or "all", scale.told()]
     words += [scale.precision] if scale.precision != "float32" else []
@@ -136,10 +130,10 @@ def reproduce(output):
     for what in failed:
         print(f"failed: {what}", file=sys.stderr)
     if is_over:
-        print("time is over; the same command goes on", file=sys.stderr)
+        print("out of time; rerun the same command to resume", file=sys.stderr)
     if failed:
-        return 1  # whoever goes on while there is more to do would do so for ever
-    return sd_keras.backup.PREEMPTED if is_over else 0
+        return 1  # not PREEMPTED: a script that reruns on it would not end
+    return sd_keras.callbacks.PREEMPTED if is_over else 0
 
 
 if __name__ == "__main__":

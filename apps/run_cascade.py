@@ -10,9 +10,12 @@ files go, or read it before writing the same in Kotlin, Swift or C++.
 import json
 import math
 import pathlib
+import re
 import sys
 
 import numpy as np
+
+RULES = ("max_probability", "entropy", "margin", "agreement")
 
 
 class Cascade:
@@ -26,7 +29,10 @@ class Cascade:
         self.runners = []
         for section in self.content["sections"]:
             interpreter = Interpreter(str(folder / section["file"]), num_threads=num_threads)
-            self.runners.append(interpreter.get_signature_runner(section["signature"]))
+            runner = interpreter.get_signature_runner(section["signature"])
+            if not {section["logits"], *section["handed_on"]} <= set(runner.get_output_details()):
+                raise ValueError(f"{section['file']} is not the file that cascade.json describes")
+            self.runners.append(runner)
 
     def classify(self, image):
         """Returns class number, confidence and exit (1 for exit_1) of one raw image."""
@@ -35,6 +41,8 @@ class Cascade:
         for index, section in enumerate(self.content["sections"]):
             outputs = self.runners[index](**tensors)
             logits = outputs[section["logits"]][0].astype("float64")
+            if not np.isfinite(logits).all():  # no answer, and no rule is sure of it
+                raise ValueError(f"{section['file']} answers logits that are not finite")
             sure = confidence(policy["rule"], logits / policy["temperatures"][index], earlier)
             earlier.append(int(logits.argmax()))
             if index + 1 == len(self.runners):  # the deepest exit takes all
@@ -63,21 +71,38 @@ def confidence(rule, logits, earlier):
 def content_of(path):
     """Returns what cascade.json says; raises ValueError if that cannot be run."""
     try:
-        content = json.loads(path.read_text())
-        exits, policy = len(content["sections"]), content["policy"]
-        thresholds, temperatures = policy["thresholds"], policy["temperatures"]
-        _ = content["class_names"], content["image"]["shape"], content["image"]["dtype"]
-        counts = [len(thresholds), len(temperatures)]
-        numbers = [float(value) for value in (*thresholds, *temperatures) if value is not None]
-    except (ValueError, KeyError, TypeError) as error:
+        content = json.loads(path.read_text("utf-8"))
+        policy, sections, names = (content[key] for key in ("policy", "sections", "class_names"))
+        _check_numbers(len(sections), policy["thresholds"], policy["temperatures"])
+        np.dtype(content["image"]["dtype"])
+        texts = [policy["rule"], *(names or [])]
+        for section in sections:
+            texts += [section["signature"], section["logits"], *section["handed_on"]]
+            # A path could name any file of the machine.
+            if not re.fullmatch(r"\w[\w.-]*", section["file"]):
+                raise ValueError(f"`file` must name a file of the folder: {section['file']!r}")
+        if policy["rule"] not in RULES or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"`rule` must be one of {RULES}, and names must be texts")
+        if not all(type(size) is int for size in content["image"]["shape"]):
+            raise ValueError("`shape` must hold integers")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not what lite_cascade wrote: {error!r}") from None
-    if counts != [exits - 1, exits] or any(math.isnan(number) for number in numbers):
+    return content
+
+
+def _check_numbers(exits, thresholds, temperatures):
+    numbers = [value for value in thresholds if value is not None] + temperatures
+    counts = [len(thresholds), len(temperatures)]
+    if (
+        counts != [exits - 1, exits]
+        or not all(type(number) in (int, float) and 0 <= number < 1e300 for number in numbers)
+        or 0 in temperatures
+    ):
         raise ValueError(
-            f"{path} must hold {exits - 1} `thresholds`, numbers or null, one for each exit but "
-            f"the deepest, and {exits} `temperatures`. "
+            f"it must hold {exits - 1} `thresholds`, numbers or null, one for each exit but the "
+            f"deepest, and {exits} `temperatures`. "
             f"Received: thresholds={thresholds}, temperatures={temperatures}"
         )
-    return content
 
 
 def images_of(path, wanted):
@@ -105,7 +130,13 @@ def main(folder, images):
     names = cascade.content["class_names"]
     for image in images_of(images, cascade.content["image"]):
         winner, sure, exit_number = cascade.classify(image)
-        print(f"{names[winner] if names else winner}\t{sure:.6f}\texit_{exit_number}")
+        name = names[winner] if names else str(winner)
+        print(f"{printable(name)}\t{sure:.6f}\texit_{exit_number}")
+
+
+def printable(text):
+    """Returns a text with its control characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":
@@ -116,5 +147,5 @@ if __name__ == "__main__":
         main(*sys.argv[1:])
     except ImportError as error:
         sys.exit(f"error: {error}; pip install ai-edge-litert")
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, IndexError, OSError, RuntimeError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

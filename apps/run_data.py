@@ -40,6 +40,10 @@ def distortion_of(settings, input_shape, dataset, seed):
     flip = not (dataset == "digits" or "mnist" in dataset) if flip is None else flip
     first = distortions.CropFlip(padding, flip, seed=seed)
     names = [name for name in settings.get("distortion") or () if name != "crop_flip"]
+    if not all(name in tuple(STRONG) for name in names):
+        raise ValueError(
+            f"`distortion` must be of crop_flip, {', '.join(STRONG)}. Received: distortion={names}"
+        )
     # Two of a kind would draw the same from one seed.
     kinds = [getattr(distortions, STRONG[name]) for name in names]
     others = [kind(seed=seed + index) for index, kind in enumerate(kinds)]

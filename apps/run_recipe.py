@@ -1,12 +1,15 @@
-"""Flags of how long, with which batches and at which rate a small-image run trains."""
+"""Flags of how long, with which batches and at which rate a small-image run trains; its batches."""
 
 import re
 
+import run_networks
 from absl import flags
 from app_start import lazy_import
 
 keras = lazy_import("keras")
 sd_keras = lazy_import("sd_keras")
+checkpoints = lazy_import("sd_keras.checkpoints")
+compiled = lazy_import("sd_keras.inference.compiled")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("epochs", 60, "epochs", 1)
@@ -24,6 +27,100 @@ flags.register_validator(
 )
 flags.DEFINE_float("drop_factor", 0.1, "step: factor of each drop", 0, 1)
 flags.DEFINE_float("warmup_epochs", 0, "epochs over which the rate rises from 0", 0)
+flags.DEFINE_bool(
+    "on_device", False, "keep the images on the device, and run many steps in one program"
+)
+flags.DEFINE_float(
+    "minutes",
+    None,
+    "train no longer than this, but an epoch at least: end between two with exit code 75; the "
+    "same command resumes",
+    0,
+)
+flags.DEFINE_float("checkpoint_minutes", 0, "minutes between two backups; 0 for one an epoch", 0)
+# They say how to run, not what: they may change when a run is resumed.
+RUNTIME_FLAGS = ("on_device", "minutes", "checkpoint_minutes")
+SCHEDULE_FLAGS = ("schedule", "drops", "drop_factor", "warmup_epochs")
+CHECKED = 32  # images whose answers are compared
+
+
+def extendable_settings(path, settings):
+    """Returns names of flags that may differ from those in a file, as more epochs are asked for.
+
+    Args:
+        path: `pathlib.Path` of the run's flags.json; need not exist.
+        settings: dict of the flags of this command.
+
+    Raises:
+        ValueError: for more epochs where the run cannot be extended.
+    """
+    before = checkpoints.read_json(path) if path.exists() else settings
+    epochs = before.get("epochs")
+    if not isinstance(epochs, int) or epochs >= FLAGS.epochs:
+        return ()
+    is_new, is_constant = FLAGS["schedule"].present, before.get("schedule") == "constant"
+    if not (is_new or is_constant):
+        raise ValueError(
+            f"`epochs` must stay {epochs}, which the schedule of the learning rate depends on, "
+            f"unless it is constant or --schedule is given again. Received: epochs={FLAGS.epochs}"
+        )
+    fixed = {name: FLAGS[name].value for name in ("ramp", "deepest_last")}
+    fixed["teacher"] = run_networks.teacher_to_train()
+    fixed["method"] = FLAGS.method if "progressive" in FLAGS.method.split("+") else None
+    fixed = [name for name, value in fixed.items() if value]
+    if fixed:
+        raise ValueError(
+            f"`epochs` must stay {epochs}, on which {fixed[0]}={FLAGS[fixed[0]].value} depends. "
+            f"Received: epochs={FLAGS.epochs}"
+        )
+    print(f"extending the run from {epochs} to {FLAGS.epochs} epochs")
+    return ("epochs", *(SCHEDULE_FLAGS if is_new else ()))
+
+
+def uses_same_class_pairs(method_name):
+    """Returns whether a method compares pairs of images of a class."""
+    return "class_wise" in method_name.split("+")
+
+
+def check_batches():
+    """Raises ValueError where data on the device do not go with the method."""
+    if FLAGS.on_device and uses_same_class_pairs(FLAGS.method):
+        raise ValueError(
+            "`on_device` must be left out for class_wise, which needs pairs of a class. "
+            "Received: on_device=True"
+        )
+
+
+def build_batches(method_name, images, labels):
+    """Returns the batches of the run, in pairs of a class for a method that compares these."""
+    kind = sd_keras.data.OnDevice if FLAGS.on_device else sd_keras.data.Batches
+    kind = sd_keras.data.SameClassPairs if uses_same_class_pairs(method_name) else kind
+    return kind(images, labels, FLAGS.batch_size, FLAGS.seed)
+
+
+def evaluation_batch():
+    """Returns the images of a step of validation and of the measurements at the end."""
+    return 1000 if FLAGS.on_device else 256
+
+
+def check_compiled(network, images):
+    """Raises ArithmeticError if the compiled network's outputs differ from those step by step.
+
+    Compilers have computed wrongly, and training would tell only after its last epoch. The
+    program is that of the measurements at the end, if so many images are a batch there.
+    """
+    outputs = compiled.predict(network, images, len(images))
+    few = images[:CHECKED]
+    for name, expected in network(few, training=False).items():
+        expected = keras.ops.convert_to_numpy(keras.ops.cast(expected, "float32"))
+        difference = abs(outputs[name][: len(few)].astype("float32") - expected).max()
+        if not difference <= 0.2 * abs(expected).max() + 1e-3:
+            raise ArithmeticError(
+                f"the network as {keras.config.backend()} compiles it in "
+                f"{network.dtype_policy.name} gives other {name} than uncompiled, by "
+                f"{difference:.3g} of {abs(expected).max():.3g}: take another --precision or "
+                "another version"
+            )
 
 
 def build_optimizer(steps):

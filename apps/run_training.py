@@ -1,39 +1,194 @@
-"""How a small-image run is carried out: its batches, its callbacks and its time."""
+"""What the training apps share: how a run is claimed, resumed, ended, measured and written."""
 
 import importlib.util
-import math
+import pathlib
+import shlex
+import shutil
+import signal
 import statistics
 import sys
 import time
 
 import keras
-from absl import flags
-from run_machine import EpochSeconds
+from absl import app, flags, logging
+from machine import accelerators, machine
 
-import sd_keras
-from sd_keras import checkpoints, report
-from sd_keras.backup import PREEMPTED
-from sd_keras.inference.compiled import predict
+from sd_keras import analysis, checkpoints, export, report
+from sd_keras.callbacks import PREEMPTED
 
 FLAGS = flags.FLAGS
 STARTED = time.monotonic()
-CHECKED = 32  # images whose answers are compared
+
+
+def run_app(argv, run):
+    """Runs an app on its workdir; prints a sentence and sets the exit code where it fails.
+
+    SIGTERM ends it with code 75, within `fit` after what `sd_keras.Backup` saves.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)  # TensorFlow's notes on saving, file by file
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
+    try:
+        run(pathlib.Path(FLAGS.workdir))
+    except SystemExit as stop:
+        if stop.code == PREEMPTED:
+            print("stopped as requested; rerun the same command to resume", file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def refuse_other_settings(path, settings, may_change=()):
+    """Raises ValueError if a run's folder was begun with other settings.
+
+    Args:
+        path: `pathlib.Path` of the JSON file with the settings of the run; need not exist.
+        settings: dict of what JSON holds.
+        may_change: names of settings that may differ.
+    """
+    before = checkpoints.read_json(path) if path.exists() else settings
+    names = sorted((before.keys() | settings.keys()) - set(may_change))
+    changed = [n for n in names if before.get(n) != settings.get(n)]
+    if changed:
+        changes = "; ".join(f"{n}: {before.get(n)} → {settings.get(n)}" for n in changed)
+        raise ValueError(
+            f"`workdir` holds a run with other flags ({changes}); "
+            f"choose another by --workdir or delete it. Received: workdir={str(path.parent)!r}"
+        )
+
+
+class RunFolder(keras.callbacks.Callback):
+    """Holds the folder of a run and writes what was asked for once `fit` finds nothing wrong.
+
+    As a context it keeps other processes out until its end.
+
+    Args:
+        workdir: `pathlib.Path` of the folder, created when `fit` begins.
+        files: dict from names of JSON files to their contents.
+    """
+
+    def __init__(self, workdir, files):
+        super().__init__()
+        self.workdir, self.files, self.lock = workdir, files, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+
+    def on_train_begin(self, logs=None):
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self.lock = checkpoints.FolderLock(self.workdir, "workdir")
+        for name, content in self.files.items():
+            checkpoints.write_json(self.workdir / name, content)
+
+
+class ResumableCSVLogger(keras.callbacks.CSVLogger):
+    """A CSVLogger that keeps the epochs that a `Backup` holds, and prints where `fit` resumes.
+
+    Args:
+        path: `pathlib.Path` of the file.
+        backup: the `sd_keras.Backup` of the same `fit`.
+    """
+
+    def __init__(self, path, backup):
+        super().__init__(path)
+        self.path, self.backup = path, backup
+
+    def on_train_begin(self, logs=None):
+        """Leaves the file alone until it is known where the run resumes."""
+        self.csv_file = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.csv_file is not None:
+            return
+        epochs, step = self.backup.resumed_at or (0, 0)
+        if epochs or step:
+            steps = f" and {step} steps" if step else ""
+            print(f"resuming after epoch {epochs}{steps} of {self.params['epochs']}", flush=True)
+        forget_epochs(self.path, epochs)
+        self.append = epochs > 0
+        super().on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        if self.csv_file is not None:
+            super().on_train_end(logs)
+
+
+def forget_epochs(path, epochs):
+    """Drops from a CSVLogger's file the epochs that no backup holds.
+
+    A run killed between log and backup would log that epoch twice.
+
+    Args:
+        path: `pathlib.Path` of the log; need not exist.
+        epochs: how many epochs to keep.
+    """
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)  # as text, line ends could change
+        ended = (row for row in lines[1:] if row.endswith(b"\n"))
+        kept = [row for row in ended if row.split(b",")[0].isdigit()]
+        kept = [row for row in kept if int(row.split(b",")[0]) < epochs]
+        content = b"".join([*lines[:1], *kept])
+        checkpoints.write_whole(path, lambda aside: aside.write_bytes(content))
+
+
+class EpochSeconds(keras.callbacks.Callback):
+    """Writes how long each epoch took, its validation included and backups left out.
+
+    Args:
+        path: `pathlib.Path` of a JSON file, a list of seconds by epoch.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.seconds = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.seconds is None:
+            self.seconds = self.read()[:epoch]
+            self.is_whole = len(self.seconds) == epoch
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(round(time.perf_counter() - self.start, 3))
+        if self.is_whole:
+            checkpoints.write_json(self.path, self.seconds)
+
+    def read(self):
+        """Returns the seconds of the epochs in the file."""
+        return checkpoints.read_json(self.path, list) if self.path.exists() else []
+
+    def total(self, epochs):
+        """Returns the seconds of so many epochs, None unless all are known."""
+        seconds = self.read()
+        return round(sum(seconds), 1) if len(seconds) == epochs else None
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends a run when another epoch, as long as the last but for compiling, would be too late.
-
-    Attributes:
-        is_over: whether it has ended the run before its last epoch.
+    """Stops a run when another epoch, as long as the last but for compiling, would be too late.
 
     Args:
-        minutes: since this file was loaded, a few seconds behind the start of the process.
+        minutes: since this file was loaded, a few seconds after the start of the process; None
+            for no limit.
+        backup: the `sd_keras.Backup` of the same `fit`, which then ends the process.
     """
 
-    def __init__(self, minutes):
+    def __init__(self, minutes, backup):
         super().__init__()
-        self.end = STARTED + 60 * minutes
-        self.is_over = False
+        self.end = None if minutes is None else STARTED + 60 * minutes
+        self.backup = backup
 
     def on_epoch_begin(self, epoch, logs=None):
         self.steps, self.last = [], time.monotonic()
@@ -44,88 +199,83 @@ class TimeLimit(keras.callbacks.Callback):
         self.last = now
 
     def on_epoch_end(self, epoch, logs=None):
-        now = time.monotonic()
-        # The median, since the first steps of a process compile; and what comes behind them.
+        now, epochs = time.monotonic(), self.params["epochs"]
+        # The median, since the first steps of a process compile; and what comes after them.
         epoch_seconds = len(self.steps) * statistics.median(self.steps) + now - self.last
-        if now + epoch_seconds > self.end and epoch + 1 < self.params["epochs"]:
-            self.is_over = self.model.stop_training = True
-            print(
-                f"time is over after epoch {epoch + 1} of {self.params['epochs']}; "
-                "the same command goes on",
-                flush=True,
-            )
+        if self.end is not None and now + epoch_seconds > self.end and epoch + 1 < epochs:
+            print(f"time limit reached after epoch {epoch + 1} of {epochs}", flush=True)
+            self.backup.request_stop()
 
 
-def check_training():
-    """Raises ValueError where data on the device do not go with the method."""
-    if FLAGS.on_device and _in_pairs(FLAGS.method):
-        raise ValueError(
-            "`on_device` must be left out for class_wise, which needs pairs of a class. "
-            "Received: on_device=True"
-        )
-
-
-def _in_pairs(method_name):
-    return "class_wise" in method_name.split("+")
-
-
-def batches_of(method_name, images, labels, epoch):
-    """Returns the batches of the run, in pairs of a class for a method that compares these."""
-    kind = sd_keras.data.OnDevice if FLAGS.on_device else sd_keras.data.Batches
-    kind = sd_keras.data.SameClassPairs if _in_pairs(method_name) else kind
-    return kind(images, labels, FLAGS.batch_size, FLAGS.seed, epoch)
-
-
-def evaluation_batch():
-    """Returns the images of a step of validation and of the measurements at the end."""
-    return 1000 if FLAGS.on_device else 256
-
-
-def check_compiled(network, images):
-    """Raises ArithmeticError where the compiled network answers otherwise than step by step.
-
-    Compilers have computed wrongly, and training would tell only behind its last epoch. The
-    program is that of the measurements at the end, if so many images are a batch there.
-    """
-    compiled = predict(network, images, len(images))
-    few = images[:CHECKED]
-    for name, expected in network(few, training=False).items():
-        expected = keras.ops.convert_to_numpy(keras.ops.cast(expected, "float32"))
-        apart = abs(compiled[name][: len(few)].astype("float32") - expected).max()
-        if not apart <= 0.2 * abs(expected).max() + 1e-3:
-            raise ArithmeticError(
-                f"the network as {keras.config.backend()} compiles it in "
-                f"{network.dtype_policy.name} gives other {name} than uncompiled, by {apart:.3g} "
-                f"of {abs(expected).max():.3g}: take another --precision or another version"
-            )
-
-
-def fit(model, batches, validation, workdir, epoch):
-    """Trains to the last epoch; ends the process when the time is over before that.
+def run_callbacks(workdir, backup, epochs, images):
+    """Returns the backup with what logs a run: log.csv, a line an epoch, TensorBoard's files.
 
     Args:
-        model: a compiled SelfDistillModel.
-        batches: what `batches_of` returns.
-        validation: images and class numbers, or None.
         workdir: `pathlib.Path` of the run.
-        epoch: after which the run goes on.
+        backup: a `sd_keras.Backup`.
+        epochs, images: of `report.Progress`.
     """
-    limit = TimeLimit(math.inf if FLAGS.minutes is None else FLAGS.minutes)
-    log = keras.callbacks.CSVLogger(workdir / "log.csv", append=epoch > 0)
-    callbacks = [report.Progress(FLAGS.epochs, len(batches.images)), log]
+    callbacks = [
+        ResumableCSVLogger(workdir / "log.csv", backup),
+        report.Progress(epochs, images),
+        backup,
+    ]
     if importlib.util.find_spec("tensorflow"):  # Keras writes these files through it
         callbacks.append(keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False))
-    saving = checkpoints.Checkpoint(workdir / "checkpoints", minutes=FLAGS.checkpoint_minutes)
-    model.fit(
-        batches,
-        shuffle=False,  # the batches bring their own order
-        epochs=FLAGS.epochs,
-        initial_epoch=epoch,
-        validation_data=validation,
-        validation_batch_size=evaluation_batch(),
-        verbose=0,
-        # What ends the run stands before what saves it.
-        callbacks=[*callbacks, EpochSeconds(workdir / "seconds.json", epoch), limit, saving],
-    )
-    if limit.is_over:
-        sys.exit(PREEMPTED)
+    return callbacks
+
+
+def finish(workdir, network, measure, about_run, card, exports=True, reload=False, **options):
+    """Writes, measures and exports a trained network.
+
+    Args:
+        workdir: `pathlib.Path` of the run.
+        network: a network of `attach_exits`.
+        measure: function of the network; its result is `measured` in results.json.
+        about_run: dict of what else results.json holds.
+        card: dict of what the model card says about the run.
+        exports: whether to write saved_model/1.
+        reload: whether to measure the network as loaded from its file, outside any strategy.
+        **options: of `export.saved_model`.
+
+    Returns:
+        What results.json holds.
+    """
+    checkpoints.write_whole(workdir / "network.keras", network.save)
+    if reload:
+        network = keras.models.load_model(workdir / "network.keras")
+    results = {"costs": analysis.costs(network), "measured": measure(network)}
+    if exports and keras.config.backend() == "tensorflow":
+        folder = workdir / "saved_model/1"
+        shutil.rmtree(folder, ignore_errors=True)
+        about = card | {"measured": results["measured"]}
+        export.saved_model(network, folder, about=about, **options)
+    results |= about_run | {
+        "versions": report.versions(),
+        "hardware": hardware(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    checkpoints.write_json(workdir / "results.json", results)
+    return results
+
+
+def finished_results(workdir, settings):
+    """Returns what `finish` wrote for a run of these settings, None if it has not yet."""
+    path = workdir / "results.json"
+    if not (path.exists() and (workdir / "network.keras").exists()):
+        return None
+    results = checkpoints.read_json(path)
+    is_same = results.get("flags") == settings
+    return results if is_same and {"costs", "measured"} <= results.keys() else None
+
+
+def print_files(workdir):
+    """Prints the names of what a run has written."""
+    names = sorted(path.name for path in workdir.iterdir() if not path.name.startswith("."))
+    print(f"\nwritten to {workdir}: " + ", ".join(names))
+
+
+def hardware():
+    """Returns the processor, its cores and the accelerators that the backend sees."""
+    processor = {name: machine()[name] for name in ("processor", "cores")}
+    return processor | {"accelerators": accelerators(keras.config.backend())}

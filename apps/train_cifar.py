@@ -6,15 +6,12 @@
         --method=be_your_own_teacher --epochs=200 --batch_size=128 --workdir=runs/r18
     python apps/train_cifar.py --method=knowledge_distillation --teacher=resnet32
 
-The same command goes on where a run stopped. The workdir then holds network.keras,
-saved_model/1, results.json, log.csv and TensorBoard files.
+Rerun the same command to resume; after SIGTERM it has saved the last epoch and ended with exit
+code 75. The workdir then holds network.keras, saved_model/1, results.json, log.csv and TensorBoard
+files. A finished run is trained further by more --epochs with --schedule=constant, or with
+--schedule given again.
 """
 
-import json
-import pathlib
-import shlex
-import shutil
-import sys
 import time
 
 import run_data
@@ -22,16 +19,14 @@ import run_images
 import run_networks
 import run_recipe
 import run_settings
-from absl import app, flags, logging
+from absl import app, flags
 from app_start import lazy_import
 from run_settings import build_method, settings_of_run
 
 keras = lazy_import("keras")
 sd_keras = lazy_import("sd_keras")
 analysis = lazy_import("sd_keras.analysis")
-checkpoints = lazy_import("sd_keras.checkpoints")
 report = lazy_import("sd_keras.report")
-run_machine = lazy_import("run_machine")
 run_training = lazy_import("run_training")
 
 FLAGS = flags.FLAGS
@@ -52,58 +47,35 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool("export", True, "write saved_model/1")
 flags.DEFINE_string("workdir", "runs/digits", "folder of the run; resumes what it holds")
-flags.DEFINE_bool(
-    "on_device", False, "keep the images on the device, and run many steps in one program"
-)
-flags.DEFINE_float(
-    "minutes",
-    None,
-    "train no longer than this, but an epoch at least: end between two with exit code 75, to go "
-    "on by the same command",
-    0,
-)
-flags.DEFINE_float(
-    "checkpoint_minutes", 0, "wait so long between two checkpoints; 0 for one an epoch", 0
-)
 # Flags that say how to run, not what: they may change when a run is resumed.
-FREE_FLAGS = ("workdir", "data_dir", "compare", "export")
-FREE_FLAGS += ("on_device", "minutes", "checkpoint_minutes")
+RUNTIME_FLAGS = ("workdir", "data_dir", "compare", "export", *run_recipe.RUNTIME_FLAGS)
 
 
 def main(argv):
     """Trains, measures, saves and exports one run."""
-    if len(argv) > 1:
-        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)  # TensorFlow's notes on saving, file by file
-    try:
-        run(pathlib.Path(FLAGS.workdir))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, ArithmeticError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_training.run_app(argv, run)
 
 
 def run(workdir):
-    """Carries out the run of the flags, and the plain one beside it if asked for."""
+    """Carries out the run of the flags, and the plain one next to it if asked for."""
     keras.config.set_dtype_policy(FLAGS.precision)
-    checkpoints.refuse_other_settings(workdir / "flags.json", settings_of_run(FREE_FLAGS))
+    asked, path = settings_of_run(RUNTIME_FLAGS), workdir / "flags.json"
+    run_training.refuse_other_settings(path, asked, run_recipe.extendable_settings(path, asked))
     run_images.check_images()
     run_networks.check_networks()
-    run_training.check_training()
+    run_recipe.check_batches()
     splits = sd_keras.data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.validation, FLAGS.seed
     )
     teacher = teacher_of_run(splits, workdir)
-    shown = train_and_measure(splits, FLAGS.method, workdir, FLAGS.model, teacher)
+    results = train_and_measure(splits, FLAGS.method, workdir, FLAGS.model, teacher)
     plain = None
     if FLAGS.compare:
         print("plain baseline:")
         plain = train_and_measure(splits, "baseline", workdir / "baseline", FLAGS.model)
     print()
-    print(report.exits_table(*shown, baseline=plain))
-    print(f"\nwritten to {workdir}: " + ", ".join(sorted(p.name for p in workdir.iterdir())))
+    print(report.exits_table(*results, baseline=plain))
+    run_training.print_files(workdir)
 
 
 def teacher_of_run(splits, workdir):
@@ -124,37 +96,63 @@ def teacher_of_run(splits, workdir):
 def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
     """Trains or resumes one network; returns its costs and its accuracies per exit."""
     start = time.perf_counter()
+    settings = settings_of_run(RUNTIME_FLAGS) | {"model": model_name, "method": method_name}
+    if results := run_training.finished_results(workdir, settings):
+        return results["costs"], results["measured"]
     # The seed draws which of the training images they are.
     images, labels = run_data.part_of(splits.train, FLAGS.fraction, FLAGS.seed)
-    model, epoch = checkpoints.restore(workdir / "checkpoints")
-    if model is None:
-        keras.utils.set_random_seed(FLAGS.seed)
-        model = build_model(splits, method_name, model_name, teacher)
-        # Only now: a wrong flag must not leave a workdir that the right one is refused.
-        workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(workdir / "flags.json", settings(model_name, method_name))
-    else:
-        print(f"resuming after epoch {epoch} of {FLAGS.epochs}")
-        checkpoints.forget_epochs(workdir / "log.csv", epoch)
-    written = [(workdir / name).exists() for name in ("results.json", "network.keras")]
-    if epoch == FLAGS.epochs and all(written):
-        results = json.loads((workdir / "results.json").read_text())
-        return results["costs"], results["measured"]
+    keras.utils.set_random_seed(FLAGS.seed)
+    model = build_model(splits, method_name, model_name, teacher)
     held = len(splits.validation[0]) if splits.validation else 0
     print(
         f"{splits.name}: {len(images)}, {held} and {len(splits.test[0])} images to train, "
         f"validate and test, {splits.input_shape}; {model_name} with {len(model.exit_names)} "
         f"exits; {model.method.name}"
     )
-    if epoch < FLAGS.epochs:
-        some = splits.test[0][: run_training.evaluation_batch()]
-        run_training.check_compiled(model.network, some)
-        batches = run_training.batches_of(method_name, images, labels, epoch)
-        run_training.fit(model, batches, splits.validation, workdir, epoch)
-    about = {"seconds": round(time.perf_counter() - start, 1), "resumed_after_epoch": epoch}
-    about["training_seconds"] = run_machine.training_seconds(workdir / "seconds.json", FLAGS.epochs)
-    about["flags"] = settings(model_name, method_name)
-    return finish(model.network, splits, workdir, about)
+    size = run_recipe.evaluation_batch()
+    run_recipe.check_compiled(model.network, splits.test[0][:size])
+    batches = run_recipe.build_batches(method_name, images, labels)
+    minutes = FLAGS.checkpoint_minutes or None
+    backup = sd_keras.Backup(workdir / "backup", keep=2, every_minutes=minutes)
+    seconds = run_training.EpochSeconds(workdir / "seconds.json")
+    with run_training.RunFolder(workdir, {"flags.json": settings}) as folder:
+        model.fit(
+            batches,
+            shuffle=False,  # the batches bring their own order
+            epochs=FLAGS.epochs,
+            validation_data=splits.validation,
+            validation_batch_size=size,
+            verbose=0,
+            callbacks=[
+                *run_training.run_callbacks(workdir, backup, FLAGS.epochs, len(images)),
+                seconds,
+                run_training.TimeLimit(FLAGS.minutes, backup),
+                folder,
+            ],
+        )
+        about = {"seconds": round(time.perf_counter() - start, 1), "flags": settings}
+        about["resumed_after_epoch"] = (backup.resumed_at or (0, 0))[0]
+        about["training_seconds"] = seconds.total(FLAGS.epochs)
+        results = run_training.finish(
+            workdir,
+            model.network,
+            lambda network: measure(network, splits, size),
+            about,
+            {"data": splits.name, "network": model_name},
+            FLAGS.export,
+            class_names=splits.class_names,
+        )
+    return results["costs"], results["measured"]
+
+
+def measure(network, splits, batch_size):
+    """Returns the accuracies per exit on the validation and test images."""
+    parts = {"validation": splits.validation, "test": splits.test}
+    return {
+        name: analysis.evaluate_exits(network, *part, batch_size=batch_size)
+        for name, part in parts.items()
+        if part is not None and len(part[0])
+    }
 
 
 def method_of(name, splits):
@@ -165,11 +163,6 @@ def method_of(name, splits):
 def steps_of(splits):
     """Returns the number of batches of an epoch."""
     return -(-max(1, round(FLAGS.fraction * len(splits.train[0]))) // FLAGS.batch_size)
-
-
-def settings(model_name, method_name):
-    """Returns the flags of a run that trains this network, beside the one asked for or as it."""
-    return settings_of_run(FREE_FLAGS) | {"model": model_name, "method": method_name}
 
 
 def exits_of(method):
@@ -202,35 +195,6 @@ def build_model(splits, method_name, name, teacher=None):
     )
     model.compile(run_recipe.build_optimizer(steps_of(splits)), metrics=["accuracy"])
     return model
-
-
-def finish(network, splits, workdir, about_run):
-    """Measures and writes the network; returns its costs and its accuracies per exit."""
-    checkpoints.write_whole(workdir / "network.keras", network.save)
-    costs = analysis.costs(network)
-    parts = {"validation": splits.validation, "test": splits.test}
-    size = run_training.evaluation_batch()
-    measured = {
-        name: analysis.evaluate_exits(network, *part, batch_size=size)
-        for name, part in parts.items()
-        if part is not None and len(part[0])
-    }
-    if FLAGS.export and keras.config.backend() == "tensorflow":
-        shutil.rmtree(workdir / "saved_model/1", ignore_errors=True)
-        about = {"data": splits.name, "network": about_run["flags"]["model"], "measured": measured}
-        sd_keras.export.saved_model(
-            network, workdir / "saved_model/1", class_names=splits.class_names, about=about
-        )
-    results = {
-        "costs": costs,
-        "measured": measured,
-        **about_run,
-        "versions": report.versions(),
-        "hardware": run_machine.hardware(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
-    checkpoints.write_json(workdir / "results.json", results)
-    return costs, measured
 
 
 if __name__ == "__main__":

@@ -4,32 +4,32 @@
     python apps/train_imagenet.py --dataset=folder:PATH --recipe=modern --precision=mixed_bfloat16
     TF_CONFIG=… python apps/train_imagenet.py --strategy=multi_worker …       # on every worker
 
-The same command goes on where a run stopped, to the bit; after SIGTERM it has saved the run
-and ended with exit code 75. The workdir holds backup/, network.keras, saved_model/1,
+Rerun the same command to resume bit-exactly; after SIGTERM it has saved the run and ended with
+exit code 75. The workdir holds backup/, network.keras, saved_model/1,
 results.json, flags.json, recipe.json, log.csv and TensorBoard files. Not run at full length by
 this project; docs/training.md says what was.
 """
 
 import dataclasses
 import json
-import pathlib
-import shlex
 import sys
 
 import run_networks
 import run_settings
-from absl import app, flags, logging
+from absl import app, flags
 from app_start import lazy_import
 from run_settings import build_method, of_any_place, settings_of_run
 
 keras = lazy_import("keras")
 sd_keras = lazy_import("sd_keras")
+analysis = lazy_import("sd_keras.analysis")
+callbacks = lazy_import("sd_keras.callbacks")
 checkpoints = lazy_import("sd_keras.checkpoints")
+crops = lazy_import("sd_keras.data.crops")
 distribute = lazy_import("sd_keras.distribute")
 recipes = lazy_import("sd_keras.recipes")
 report = lazy_import("sd_keras.report")
-run_files = lazy_import("sd_keras.run_files")
-run_machine = lazy_import("run_machine")
+run_training = lazy_import("run_training")
 tf = lazy_import("tensorflow")
 
 FLAGS = flags.FLAGS
@@ -70,7 +70,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float("max_loss", None, "loss of a step that counts as divergence, as NaN does", 0)
 # Flags that say how to run, not what: they may change when a run is resumed.
-FREE_FLAGS = (
+RUNTIME_FLAGS = (
     *("data_dir", "strategy", "steps_per_execution", "workdir", "backup_steps", "keep"),
     *("on_divergence", "max_loss", "max_bad_images"),
 )
@@ -78,27 +78,18 @@ FREE_FLAGS = (
 
 def main(argv):
     """Trains, measures, saves and exports one run."""
-    if len(argv) > 1:
-        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
-    logging.set_verbosity(logging.ERROR)  # TensorFlow's notes on saving, file by file
+    run_training.run_app(argv, run_as_worker)
+
+
+def run_as_worker(workdir):
+    """Carries out the run; of several workers, ends with code 75 when another has ended."""
     try:
-        run(pathlib.Path(FLAGS.workdir))
-    except SystemExit as stop:
-        if stop.code == sd_keras.backup.PREEMPTED:
-            print("stopped as SIGTERM asked; the same command goes on here", file=sys.stderr)
-        raise
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last backup", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        run(workdir)
     except tf.errors.OpError as error:
-        # What several workers meet here is that another has ended.
-        several = FLAGS.strategy == "multi_worker"
-        what = "another worker has ended" if several else "error"
+        is_multi_worker = FLAGS.strategy == "multi_worker"
+        what = "another worker has ended" if is_multi_worker else "error"
         print(f"{what}: {error.message.splitlines()[0]}", file=sys.stderr)
-        sys.exit(sd_keras.backup.PREEMPTED if several else 1)
+        sys.exit(callbacks.PREEMPTED if is_multi_worker else 1)
 
 
 def run(workdir):
@@ -107,9 +98,9 @@ def run(workdir):
     run_networks.check_networks(trains=False)
     recipe, method = recipe_of_flags(), build_method(FLAGS.method)
     figures = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    asked = {"flags.json": of_any_place(settings_of_run(FREE_FLAGS)), "recipe.json": figures}
+    asked = {"flags.json": of_any_place(settings_of_run(RUNTIME_FLAGS)), "recipe.json": figures}
     for name, content in asked.items():
-        checkpoints.refuse_other_settings(workdir / name, content)
+        run_training.refuse_other_settings(workdir / name, content)
     strategy = distribute.strategy(FLAGS.strategy)
     train, held = streams(recipe, method)
     with strategy.scope():
@@ -118,18 +109,18 @@ def run(workdir):
     is_chief = distribute.is_chief(strategy)
     if is_chief:
         announce(train, held, model, strategy)
-    claim = run_files.Claim({workdir / name: content for name, content in asked.items()})
-    history = model.fit(
-        train,
-        validation_data=held,
-        epochs=recipe.epochs,
-        verbose=0,
-        callbacks=callbacks(workdir, recipe, train, claim if is_chief else None),
-    )
-    if is_chief:
-        if not history.epoch:
-            print("trained before; measured and exported again")
-        finish(model, held, workdir, {"train": train.bad_images, "eval": held.bad_images})
+    with run_training.RunFolder(workdir, asked) as folder:
+        history = model.fit(
+            train,
+            validation_data=held,
+            epochs=recipe.epochs,
+            verbose=0,
+            callbacks=callbacks_of_run(workdir, recipe, train, folder if is_chief else None),
+        )
+        if is_chief:
+            if not history.epoch:
+                print("trained before; measured and exported again")
+            finish(model, held, workdir, {"train": train.bad_images, "eval": held.bad_images})
     distribute.wait_for_all(strategy)
 
 
@@ -216,45 +207,41 @@ def announce(train, held, model, strategy):
     )
 
 
-def callbacks(workdir, recipe, train, claim):
-    """Returns backups, and of the chief, which has a claim, progress and logs."""
+def callbacks_of_run(workdir, recipe, train, folder):
+    """Returns the backup, and of the chief, which has a folder, what logs the run."""
     backup = sd_keras.Backup(
         workdir / "backup", FLAGS.backup_steps, FLAGS.keep, FLAGS.on_divergence, FLAGS.max_loss
     )
     averages = [keras.callbacks.SwapEMAWeights()] if recipe.ema_epochs else []
-    if claim is None:
+    if folder is None:
         return [*averages, backup]
-    return [
-        *averages,
-        run_files.ResumedLog(workdir / "log.csv", backup),
-        report.Progress(recipe.epochs, train.steps_per_epoch * train.batch_size),
-        backup,
-        claim,
-        keras.callbacks.TensorBoard(workdir / "tensorboard", write_graph=False),
-    ]
+    images = train.steps_per_epoch * train.batch_size
+    logging = run_training.run_callbacks(workdir, backup, recipe.epochs, images)
+    return [*averages, *logging, folder]
 
 
 def finish(model, held, workdir, bad_images):
     """Measures, writes and shows the trained network."""
-    checkpoints.write_whole(workdir / "network.keras", model.network.save)
-    about = {"data": FLAGS.dataset, "method": model.method.name, "network": FLAGS.model}
-    results = run_files.measure_and_export(workdir, held, about)
-    results |= {
-        "bad_images": {k: {"count": b.count, "names": b.names} for k, b in bad_images.items()},
-        "flags": settings_of_run(FREE_FLAGS),
-        "recipe": json.loads((workdir / "recipe.json").read_text()),
-        "versions": report.versions(),
-        "hardware": run_machine.hardware(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
-    checkpoints.write_json(workdir / "results.json", results)
+    bad = {name: {"count": b.count, "names": b.names} for name, b in bad_images.items()}
+    about = {"bad_images": bad, "flags": settings_of_run(RUNTIME_FLAGS)}
+    about["recipe"] = checkpoints.read_json(workdir / "recipe.json")
+    results = run_training.finish(
+        workdir,
+        model.network,
+        lambda network: analysis.evaluate_exits(network, held),
+        about,
+        {"data": FLAGS.dataset, "method": model.method.name, "network": FLAGS.model},
+        reload=True,
+        class_names=held.class_names,
+        preprocessing="center_crop" if held.size <= crops.PAPER_SIZE else "resize",
+    )
     print()
     print(report.measures_table(results["measured"]))
-    for part, found in bad_images.items():
-        if found.count:
-            shown = ", ".join(found.names)
-            print(f"{found.count} images to {part} on could not be read: {shown}")
-    print(f"\nwritten to {workdir}: " + ", ".join(sorted(p.name for p in workdir.iterdir())))
+    for name, images in bad_images.items():
+        if images.count:
+            names = ", ".join(images.names)
+            print(f"{images.count} images to {name} on could not be read: {names}")
+    run_training.print_files(workdir)
 
 
 if __name__ == "__main__":

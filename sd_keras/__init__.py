@@ -23,7 +23,7 @@ from sd_keras import (
     results_card,
     schedules,
 )
-from sd_keras.backup import Backup
+from sd_keras.callbacks import Backup
 from sd_keras.models import attach_exits, exit_names, submodel
 from sd_keras.trainer import (
     DivergenceError,

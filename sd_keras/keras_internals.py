@@ -146,6 +146,26 @@ def element_spec(epoch_iterator):
     return _get(epoch_iterator, "_distributed_dataset").element_spec
 
 
+def set_initial_epoch(model, epoch):
+    """Sets the epoch that `fit` begins with, as Keras's BackupAndRestore does; None for none."""
+    model._initial_epoch = epoch
+
+
+def learning_rate(optimizer):
+    """Returns the variable or the schedule that an optimizer's learning rate is."""
+    return _get(optimizer, "_learning_rate")
+
+
+def iterations(optimizer):
+    """Returns the counter of batches; the public one counts updates of accumulated gradients."""
+    return _get(optimizer, "_iterations")
+
+
+def accumulated_gradients(optimizer):
+    """Returns the gradients that wait for the next update, or an empty tuple."""
+    return getattr(optimizer, "_accumulated_gradients", None) or ()
+
+
 def restore_jax_state(model, state):
     """Assigns a step's state, a dict by the kind of variables, to the variables of a model.
 

@@ -115,13 +115,13 @@ def table(header, rows):
 
     Args:
         header: list of column names.
-        rows: lists of cells of the same length; None shows as a dash.
+        rows: lists of cells of the same length; None shows as a dash, control characters escaped.
 
     Returns:
         The table as text.
     """
     cells = [[str(h) for h in header]]
-    cells += [["–" if cell is None else str(cell) for cell in row] for row in rows]
+    cells += [["–" if cell is None else _printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = []
     for row in cells:
@@ -132,6 +132,10 @@ def table(header, rows):
         lines.append("  ".join([first, *rest]).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def _printable(text):
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def exits_table(costs, measured, baseline=None):

@@ -122,3 +122,15 @@ def answer(name, arguments):
         finally:
             flags.FLAGS.unparse_flags()
     return code, printed.getvalue()
+
+
+@contextlib.contextmanager
+def parsed(name, arguments):
+    """Parses the flags of an app; yields the globals of its file, without running it."""
+    main, modules, state = load(name)
+    with _process_state(), isolated(modules, state), flagsaver.flagsaver():
+        flags.FLAGS([name, *map(str, arguments)])
+        try:
+            yield main.__globals__
+        finally:
+            flags.FLAGS.unparse_flags()

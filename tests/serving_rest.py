@@ -19,6 +19,7 @@ from tensorflow_serving.apis import (
 
 # INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAVAILABLE.
 HTTP_STATUS = {3: 400, 5: 404, 9: 400, 11: 400, 12: 501, 14: 503}
+MOST_DIMENSIONS = 64  # of an array in NumPy
 ADDRESS = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(?::(predict|classify)|(/metadata))?")
 
 
@@ -33,6 +34,8 @@ def tensor_of(value, kind):
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
+    if len(shape) > MOST_DIMENSIONS:
+        refuse(f"JSON Value: nested more than {MOST_DIMENSIONS} lists deep")
     leaves = []
 
     def collect(item, level):
@@ -49,8 +52,12 @@ def tensor_of(value, kind):
     collect(value, 0)
     array = np.empty(len(leaves), object) if kind is tf.string else None
     if array is None:
-        # Wraps where a number is out of range, as TF Serving's conversion does.
-        array = np.array(leaves, "int64" if kind.is_integer else None).astype(kind.as_numpy_dtype)
+        try:
+            # Wraps where a number is out of range, as TF Serving's conversion does.
+            array = np.array(leaves, "int64" if kind.is_integer else "float64")
+        except OverflowError:
+            refuse(f"JSON Value: a number that no {kind.name} holds")
+        array = array.astype(kind.as_numpy_dtype)
     else:
         array[:] = leaves
     return tf.make_tensor_proto(array.reshape(shape), kind)
@@ -180,7 +187,10 @@ def answer_to(method, path, body, services):
     if not isinstance(document.get("signature_name", ""), str):
         refuse("'signature_name' key must be a string value.")
     spec.signature_name = document.get("signature_name", "")
-    return (predict if match[3] == "predict" else classify)(services.models, spec, document)
+    try:
+        return (predict if match[3] == "predict" else classify)(services.models, spec, document)
+    except RecursionError:
+        refuse("JSON Value: nested too deeply")
 
 
 def handler(services):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from sd_keras import distribute, inference, recipes
-from sd_keras.export import encoded_images, lite_conversion
+from sd_keras.export import encoded_images, lite_file
 
 APPS = pathlib.Path(__file__).parents[1] / "apps"
 NAMES = ("train_cifar", "train_imagenet", "evaluate", "export", "analyze", "card")
@@ -51,7 +51,7 @@ def test_flags_have_the_names_of_the_library(helps):
         assert choices[app]["early_exit"] == list(inference.RULES)
     assert choices["train_imagenet"]["recipe"] == list(recipes.RECIPES)
     assert choices["train_imagenet"]["strategy"] == list(distribute.STRATEGIES)
-    assert choices["export"]["precision"] == list(lite_conversion.PRECISIONS)
+    assert choices["export"]["precision"] == list(lite_file.PRECISIONS)
     assert choices["export"]["preprocessing"] == list(encoded_images.PREPROCESSING)
 
 

@@ -1,4 +1,4 @@
-"""The apps end to end, as processes, on the embedded digits."""
+"""The apps end to end on the embedded digits."""
 
 import csv
 import importlib
@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import app_in_process
 import keras
 import numpy as np
 import pytest
@@ -38,17 +40,20 @@ def app(name, *arguments, check=True):
 def finished(tmp_path_factory):
     """A short run with both methods and its baseline."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, app("train_cifar.py", f"--workdir={workdir}", "--compare", *QUICK)
+    command = (f"--workdir={workdir}", "--compare", *QUICK)
+    code, printed = answers_of("train_cifar.py", [command])[command]
+    assert code == 0, printed[-3000:]
+    return workdir, printed
 
 
 def test_the_run_ends_with_a_table_and_files(finished):
-    workdir, done = finished
-    lines = done.stdout.splitlines()
+    workdir, printed = finished
+    lines = printed.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("exit  "))
     rows = [line.split("  ")[0] for line in lines[start + 2 : start + 7]]
     assert rows == ["exit_1", "exit_2", "exit_3 (deepest)", "ensemble", "plain baseline"]
-    assert done.stderr == ""  # no notes of libraries, no warnings of retracing
-    assert "epoch 2/2" in done.stdout
+    assert "retracing" not in printed
+    assert "epoch 2/2" in printed
     results = json.loads((workdir / "results.json").read_text())
     about = {"seconds", "training_seconds", "resumed_after_epoch", "hardware", "command"}
     assert set(results) == {"costs", "measured", "flags", "versions", *about}
@@ -132,19 +137,32 @@ def test_evaluate_refuses_what_cannot_be_promised(evaluated):
         assert answer[0] == 1 and message in answer[1]
 
 
+def stopped_by(number, workdir, pattern, flags):
+    """Exit code and printed text of a run that gets a signal after a backup."""
+    command = [sys.executable, ROOT / "apps/train_cifar.py", f"--workdir={workdir}", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 120
+    while not list(workdir.glob(f"backup/{pattern}.npz")):
+        assert time.time() < deadline
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.02)
+    process.send_signal(number)
+    printed, _ = process.communicate()
+    return process.returncode, printed
+
+
+@pytest.mark.process
 def test_a_killed_run_goes_on_to_the_same_network(tmp_path):
     flags = ("--epochs=8", "--batch_size=128", "--fraction=0.4", "--method=data_distortion")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     app("train_cifar.py", f"--workdir={whole}", *flags)
-    command = [sys.executable, ROOT / "apps/train_cifar.py", f"--workdir={killed}", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not list(killed.glob("checkpoints/epoch_0000[2-6].keras")):
-        assert time.time() < deadline
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    for number, pattern in (
+        (signal.SIGKILL, "epoch_0000[2-4]*"),
+        (signal.SIGTERM, "epoch_0000[5-7]*"),
+    ):
+        code, printed = stopped_by(number, killed, pattern, flags)
+        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 75}[number]
+    assert "stopped as requested; rerun the same command to resume" in printed
     done = app("train_cifar.py", f"--workdir={killed}", *flags)
     assert "resuming after epoch" in done.stdout
     networks = [keras.models.load_model(d / "network.keras") for d in (whole, killed)]
@@ -196,6 +214,10 @@ def answers(finished, tmp_path_factory):
     commands["in one"] = (f"--workdir={folder / 'whole'}", *short)
     commands["too short"] = (*pieces, "--minutes=0")
     commands["goes on"] = (*pieces, "--minutes=9")
+    commands["longer"] = (*pieces, "--epochs=3")
+    extended = (f"--workdir={folder / 'extended'}", *short, "--schedule=constant")
+    commands["begun"] = (*extended, "--epochs=1")
+    commands["extended"] = (*extended, "--epochs=2")
     commands["again"] = (f"--workdir={run}", "--compare", *QUICK)
     before = (run / "network.keras").read_bytes()
     answers = answers_of("train_cifar.py", list(commands.values()))
@@ -216,14 +238,14 @@ def test_wrong_flags_end_with_a_sentence(answers, flags):
 def test_a_finished_run_is_shown_again_without_training(finished, answers):
     code, printed = answers[1]["again"]
     assert code == 0
-    assert printed.splitlines()[-9:-2] == finished[1].stdout.splitlines()[-9:-2]
+    assert printed.splitlines()[-9:-2] == finished[1].splitlines()[-9:-2]
     assert "epoch 1/2" not in printed
 
 
 def test_a_run_ends_in_time_and_goes_on(answers):
     folder, told = answers
     code, printed = told["too short"]
-    assert code == 75 and "time is over after epoch 1 of 2" in printed
+    assert code == 75 and "time limit reached after epoch 1 of 2" in printed
     code, printed = told["goes on"]
     assert code == 0 and "resuming after epoch 1 of 2" in printed and "Traceback" not in printed
     assert len(json.loads((folder / "pieces/seconds.json").read_text())) == 2
@@ -233,9 +255,58 @@ def test_a_run_ends_in_time_and_goes_on(answers):
     assert results["measured"] == whole["measured"]
 
 
+def test_a_finished_run_is_extended_where_its_schedule_allows_it(answers):
+    folder, told = answers
+    code, printed = told["longer"]
+    assert code == 1 and "`epochs` must stay 2, which the schedule of the learning rate" in printed
+    code, printed = told["extended"]
+    assert code == 0 and "extending the run from 1 to 2 epochs" in printed
+    assert "resuming after epoch 1 of 2" in printed
+    assert json.loads((folder / "extended/flags.json").read_text())["epochs"] == 2
+    assert len(json.loads((folder / "extended/seconds.json").read_text())) == 2
+
+
+@pytest.fixture
+def run_training(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "apps"))
+    return importlib.import_module("run_training")
+
+
+def test_sigterm_before_and_after_training_has_its_code_too(run_training, monkeypatch, capsys):
+    monkeypatch.setattr(run_training, "FLAGS", types.SimpleNamespace(workdir="run"))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        run_training.run_app(["app"], lambda workdir: signal.raise_signal(signal.SIGTERM))
+    assert left.value.code == 75 and signal.getsignal(signal.SIGTERM) is before
+    assert "stopped as requested; rerun the same command to resume" in capsys.readouterr().err
+
+
+def test_a_workdir_is_used_by_one_process_until_it_is_finished(run_training, tmp_path):
+    with run_training.RunFolder(tmp_path / "w", {"flags.json": {"seed": 0}}) as folder:
+        assert not (tmp_path / "w").exists(), "nothing is claimed before training begins"
+        folder.on_train_begin()
+        with (
+            pytest.raises(ValueError, match="`workdir` must be used by one process at a time"),
+            run_training.RunFolder(tmp_path / "w", {"flags.json": {"seed": 1}}) as other,
+        ):
+            other.on_train_begin()
+    assert json.loads((tmp_path / "w/flags.json").read_text()) == {"seed": 0}
+    with run_training.RunFolder(tmp_path / "w", {}) as folder:
+        folder.on_train_begin()
+
+
+def test_logged_epochs_without_backup_are_forgotten(run_training, tmp_path):
+    log = tmp_path / "log.csv"
+    run_training.forget_epochs(log, 3)
+    assert not log.exists()
+    log.write_text("epoch,loss\n0,3.0\n1,2.5\n2,2.0\n\u0000,\n3,1.")
+    run_training.forget_epochs(log, 2)
+    assert log.read_text() == "epoch,loss\n0,3.0\n1,2.5\n"
+
+
 def test_what_is_compiled_wrongly_is_not_trained(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "apps"))
-    training = importlib.import_module("run_training")
+    training = importlib.import_module("run_recipe")
     network = smallest_network()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype("uint8")
     training.check_compiled(network, pixels)
@@ -261,31 +332,31 @@ def test_a_diverging_run_stops_and_says_where(answers):
     assert not list((answers[0] / "diverging").glob("network.keras"))
 
 
+COMPARED_SHORT = ("--epochs=1", "--fraction=0.1", "--noexport", "--validation=0")
+COMPARED = {
+    "taught": ("--method=knowledge_distillation", "--teacher=resnet8", "--temperature=2"),
+    "together": ("--method=deep_mutual_learning", "--peer=resnet8", "--exits=all"),
+    "pairs": ("--method=class_wise", "--weight=0.5"),
+    "past": ("--method=progressive", "--share=0.5", "--cutmix=1"),
+    "ramped": ("--method=be_your_own_teacher", "--ramp=0.5", "--alternating=2"),
+    "attacked": ("--method=data_distortion", "--adversarial=2", "--kl_weight=0.5"),
+    "last": ("--method=deep_supervision", "--label_weight=0.5", "--deepest_last=1", "--epochs=2"),
+}
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """Short runs of methods with other networks, pairs, steps; each alone in its folder."""
     folder = tmp_path_factory.mktemp("compared")
-    short = ("--epochs=1", "--fraction=0.1", "--noexport", "--validation=0")
-    runs = {
-        "taught": ("--method=knowledge_distillation", "--teacher=resnet8", "--temperature=2"),
-        "again": ("--method=attention_transfer", f"--teacher={folder / 'taught/teacher'}"),
-        "together": ("--method=deep_mutual_learning", "--peer=resnet8", "--exits=all"),
-        "pairs": ("--method=class_wise", "--weight=0.5"),
-        "past": ("--method=progressive", "--share=0.5", "--cutmix=1"),
-        "ramped": ("--method=be_your_own_teacher", "--ramp=0.5", "--alternating=2"),
-        "attacked": ("--method=data_distortion", "--adversarial=2", "--kl_weight=0.5"),
-        "last": (
-            "--method=deep_supervision",
-            "--label_weight=0.5",
-            "--deepest_last=1",
-            "--epochs=2",
-        ),
+    runs = COMPARED | {
+        "again": ("--method=attention_transfer", f"--teacher={folder / 'taught/teacher'}")
     }
-    commands = [(f"--workdir={folder / name}", *short, *own) for name, own in runs.items()]
+    commands = [(f"--workdir={folder / name}", *COMPARED_SHORT, *own) for name, own in runs.items()]
     answers = answers_of("train_cifar.py", commands)
     return folder, dict(zip(runs, answers.values()))
 
 
+@pytest.mark.large
 def test_methods_to_compare_with_are_trained(compared):
     folder, answers = compared
     for name, (code, printed) in answers.items():
@@ -298,12 +369,19 @@ def test_methods_to_compare_with_are_trained(compared):
     assert "with 3 exits; deep_mutual_learning" in answers["together"][1]
 
 
+@pytest.mark.large
 def test_flags_reach_the_method(compared):
     folder, _ = compared
-    models = {
-        name: keras.models.load_model(next((folder / name / "checkpoints").glob("*.keras")))
-        for name in ("taught", "pairs", "past", "ramped", "attacked", "last")
-    }
+    models = {}
+    for name in ("taught", "pairs", "past", "ramped", "attacked", "last"):
+        arguments = [*COMPARED_SHORT, *COMPARED[name]]
+        if name == "taught":
+            arguments.append(f"--teacher={folder / 'taught/teacher'}")
+        with app_in_process.parsed("train_cifar.py", arguments) as train_cifar:
+            splits = sd_keras.data.load("digits", validation=0)
+            teacher = train_cifar["teacher_of_run"](splits, None)
+            flags = train_cifar["FLAGS"]
+            models[name] = train_cifar["build_model"](splits, flags.method, flags.model, teacher)
     taught, pairs, past = (models[n].method.objectives[0] for n in ("taught", "pairs", "past"))
     assert taught.temperature == 2 and pairs.weight == 0.5
     assert float(past.weight(10**6)) == pytest.approx(0.5)
@@ -317,7 +395,7 @@ def test_flags_reach_the_method(compared):
     assert weights == [[0.5, 1.0], [0.0, 1.0]]
 
 
-@pytest.mark.slow  # what it runs, `fit` on JAX, is in test_backends.py, too
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["jax"])
 def test_the_main_job_runs_on_another_backend(tmp_path, backend, monkeypatch):
     pytest.importorskip(backend)

@@ -11,7 +11,9 @@ from conftest import image_folder, smallest_network, tiny_network
 from keras import ops
 
 import sd_keras
-from sd_keras import backup_files, data, methods, run_state
+from sd_keras import data, methods
+from sd_keras.callbacks import snapshot as snapshots
+from sd_keras.callbacks.snapshot import Snapshot
 from sd_keras.distortions import CropFlip
 
 BOTH = methods.be_your_own_teacher() + methods.data_distortion()
@@ -175,7 +177,7 @@ class Spoil(keras.callbacks.Callback):
 def test_the_backups_learning_rate_goes_on_with_a_warning(folder, tmp_path):
     stopped_at(7, folder, tmp_path)
     model = model_of(optimizer=sd_keras.optimizers.SGD(0.01, weight_decay=1e-3))
-    with pytest.warns(UserWarning, match=r"of the backup, 0\.05, goes on, not the 0\.01 "):
+    with pytest.warns(UserWarning, match=r"learning rate 0\.05 is used, not 0\.01"):
         train(model, folder, sd_keras.Backup(tmp_path))
     assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
 
@@ -276,10 +278,11 @@ def test_epochs_of_unknown_length_are_gone_back_over_one_by_one(tmp_path):
 
 def test_where_none_is_older_the_oldest_readable_backup_is_taken(tmp_path):
     for place in ((0, 500), (0, 800), (1, 0)):
-        backup_files.write(tmp_path, *place, {"place": np.array(place)}, keep=9)
+        metadata = {"epoch": place[0], "step": place[1], "variables": [], "num_metrics": 0}
+        snapshots.write(tmp_path, Snapshot([], [], metadata), keep=9)
 
     def found(before):
-        return tuple(backup_files.newest(tmp_path, before=before)[1]["place"])
+        return snapshots.latest_readable(tmp_path, before=before)[1].place
 
     assert [found(before) for before in (None, (1, 0), (0, 800), (0, 500))] == [
         (1, 0),
@@ -288,7 +291,7 @@ def test_where_none_is_older_the_oldest_readable_backup_is_taken(tmp_path):
         (0, 500),
     ]
     (tmp_path / "epoch_00000_step_000500.npz").write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="step_000500.npz cannot be read"):
+    with pytest.warns(UserWarning, match="a backup is skipped: .*step_000500.npz is damaged"):
         assert found((0, 800)) == (0, 800)
 
 
@@ -327,15 +330,15 @@ def test_losses_behind_a_roll_back_and_a_resume_are_counted_by_what_metrics_saw(
     with pytest.raises(InterruptedError), pytest.warns(UserWarning, match="roll back 1 of 3"):
         backup = sd_keras.Backup(tmp_path, 2, **rolling)
         train(model_of(), folder, backup, callbacks=[spoils[0], StopAt(10)])
-    place, path = backup_files.files(tmp_path)[-1]
+    place, path = snapshots.files(tmp_path)[-1]
     assert place == (1, 4)
-    arrays = run_state.read(path)
-    assert run_state.about(arrays)["seen"] == 3 * BATCH  # 2 of the backup, none, 1
+    metadata = Snapshot.read(path).metadata
+    assert metadata["seen"] == 3 * BATCH  # 2 of the backup, none, 1
     model = model_of(seed=1)
     with pytest.raises(sd_keras.LossBlowUpError) as stopped:
         train(model, folder, sd_keras.Backup(tmp_path, max_loss=50.0), callbacks=[spoils[1]])
     shown = model.get_metrics_result()["loss"]
-    mean = run_state.about(arrays)["logs"]["loss"]
+    mean = metadata["logs"]["loss"]
     assert stopped.value.loss == pytest.approx(4 * float(shown) - 3 * mean, rel=1e-5)
 
 
@@ -381,10 +384,10 @@ def test_sigterm_and_an_epochs_end_save_also_what_was_rolled_back(folder, tmp_pa
         pytest.warns(UserWarning, match="1 of 3"),
     ):
         train(model, folder, backup, callbacks=callbacks)
-    newest, path = backup_files.files(tmp_path)[-1]
+    newest, path = snapshots.files(tmp_path)[-1]
     assert newest == place
-    arrays = run_state.read(path)
-    assert run_state.is_finite(arrays) and run_state.about(arrays)["roll_backs"] == 1
+    snapshot = Snapshot.read(path)
+    assert snapshot.is_finite() and snapshot.metadata["roll_backs"] == 1
 
 
 class BadState(keras.callbacks.Callback):
@@ -493,8 +496,8 @@ def test_weights_found_useless_at_an_epochs_end_are_not_saved(images, labels, tm
     options = {"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": [SpoilLast(), backup]}
     with pytest.warns(UserWarning, match="not finite after training step 8.*epoch_00001"):
         model.fit(images, labels, **options)
-    saved = [run_state.read(path) for _, path in backup_files.files(tmp_path)]
-    assert len(saved) == 2 and all(run_state.is_finite(arrays) for arrays in saved)
+    saved = [Snapshot.read(path) for _, path in snapshots.files(tmp_path)]
+    assert len(saved) == 2 and all(snapshot.is_finite() for snapshot in saved)
 
 
 def test_a_backup_begins_anew_with_another_fit(folder, tmp_path):
@@ -508,7 +511,7 @@ def test_a_backup_begins_anew_with_another_fit(folder, tmp_path):
 
 def test_damaged_backups_are_passed_over(whole, folder, tmp_path):
     stopped_at(9, folder, tmp_path)
-    paths = [path for _, path in backup_files.files(tmp_path)]
+    paths = [path for _, path in snapshots.files(tmp_path)]
     assert [path.name for path in paths] == [
         "epoch_00000_step_000005.npz",
         "epoch_00001_step_000000.npz",
@@ -519,18 +522,18 @@ def test_damaged_backups_are_passed_over(whole, folder, tmp_path):
     paths[1].write_bytes(content)
     paths[2].write_bytes(paths[2].read_bytes()[:2000])
     model, backup = model_of(seed=1), sd_keras.Backup(tmp_path, 2)
-    with pytest.warns(UserWarning, match=r"step_00000[02]\.npz cannot be read and is passed over"):
+    with pytest.warns(UserWarning, match=r"is skipped: .*step_00000[02]\.npz is damaged: "):
         fit(model, folder, backup)
     assert backup.resumed_at == (0, 5)
     assert len(list(tmp_path.glob("damaged_epoch_00001_step_00000[02].npz"))) == 2
     assert_same(whole[0], model)
     with (
-        pytest.warns(UserWarning, match="passed over"),
+        pytest.warns(UserWarning, match="is skipped"),
         pytest.raises(ValueError, match="`folder` holds no readable backup; delete it"),
     ):
         (tmp_path / "all").mkdir()
         (tmp_path / "all" / paths[0].name).write_bytes(b"")
-        backup_files.newest(tmp_path / "all", move_damaged=True)
+        snapshots.latest_readable(tmp_path / "all", move_damaged=True)
     # Whoever starts it again is not left with a run from the beginning.
     assert [path.name for path in (tmp_path / "all").iterdir()] == [paths[0].name]
 
@@ -566,7 +569,7 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     arrays = np.zeros((8, 16, 16, 3), "uint8"), np.zeros(8, "int32")
     with pytest.raises(ValueError, match="`every_steps` must be None unless"):
         model_of().fit(*arrays, callbacks=[sd_keras.Backup(tmp_path / "new", 2)])
-    with pytest.raises(ValueError, match="must be a sd_keras.data.Stream to go on in the middle"):
+    with pytest.raises(ValueError, match="must be a sd_keras.data.Stream to resume in the middle"):
         model_of().fit(*arrays, callbacks=[sd_keras.Backup(tmp_path)])
     with pytest.raises(ValueError, match="`steps_per_execution` must divide 2"):
         train(model_of(steps_per_execution=5), folder, sd_keras.Backup(tmp_path))
@@ -587,6 +590,7 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         ({"keep": 0}, "`keep` must be an integer of at least 1. Received: keep=0"),
         ({"on_divergence": "ignore"}, "`on_divergence` must be 'stop' or 'roll_back'"),
         ({"max_loss": -1.0}, "`max_loss` must be above 0. Received: max_loss=-1.0"),
+        ({"every_minutes": float("nan")}, "`every_minutes` must be above 0. Received: .*=nan"),
     ],
 )
 def test_arguments_out_of_range(tmp_path, arguments, message):
@@ -635,18 +639,140 @@ def test_nothing_of_a_backup_outlives_its_fit(folder, tmp_path):
         train(model, folder, None, epochs=1, callbacks=[Spoil(15, "nan"), Spoil(16, "nan")])
 
 
-def test_epochs_of_arrays_are_backed_up_too(images, labels, tmp_path):
-    def run(path, seed, **kwargs):
-        keras.utils.set_random_seed(seed)
-        model = sd_keras.SelfDistillModel(tiny_network(), BOTH, CropFlip(2, seed=4))
-        model.compile(sd_keras.optimizers.SGD(0.05))
-        options = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
-        callbacks = [*kwargs.pop("callbacks", []), sd_keras.Backup(path)]
-        return model, model.fit(images, labels, callbacks=callbacks, **options).history
+def small_fit(backup, x, seed=0, epochs=3, callbacks=(), full=False, **kwargs):
+    """A fit of data in memory with a backup, or one in a folder; returns model, it and history."""
+    keras.utils.set_random_seed(seed)
+    network, method = (tiny_network(), BOTH) if full else (smallest_network(), None)
+    model = sd_keras.SelfDistillModel(network, method, CropFlip(2, seed=4))
+    model.compile(sd_keras.optimizers.SGD(0.05))
+    if not isinstance(backup, sd_keras.Backup):
+        backup = sd_keras.Backup(backup, **kwargs)
+    arrays = x if isinstance(x, tuple) else (x,)
+    options = {"epochs": epochs, "shuffle": False, "verbose": 0}
+    history = model.fit(*arrays, callbacks=[*callbacks, backup], **options)
+    return model, backup, history.history
 
-    model, history = run(tmp_path / "whole", 0)
+
+@pytest.mark.parametrize("kind", [data.Batches, data.OnDevice, None])
+def test_epochs_of_data_in_memory_are_backed_up_too(images, labels, tmp_path, kind):
+    """Batches come in an order of each epoch, arrays in the same one."""
+    make = (lambda: kind(images, labels, 8, seed=3)) if kind else lambda: (images, labels)
+    full = kind is data.Batches
+    model, _, history = small_fit(tmp_path / "whole", make(), full=full)
+    steps = 5 if kind is data.Batches else 2
     with pytest.raises(InterruptedError):
-        run(tmp_path / "b", 0, callbacks=[StopAt(6)])
-    resumed, rest = run(tmp_path / "b", 1)
+        small_fit(tmp_path / "b", make(), callbacks=[StopAt(steps)], full=full)
+    resumed, backup, rest = small_fit(tmp_path / "b", make(), seed=1, full=full)
+    assert backup.resumed_at == (1, 0)
     assert rest["loss"] == history["loss"][1:]
     assert_same(model, resumed)
+
+
+class StopEpoch(keras.callbacks.Callback):
+    """Stops a run at the end of an epoch, by a function of the callback."""
+
+    def __init__(self, epoch, stop):
+        super().__init__()
+        self.epoch, self.stop = epoch, stop
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            self.stop(self)
+
+
+def epochs_in(folder):
+    return [place for place, _ in snapshots.files(folder)]
+
+
+@pytest.mark.parametrize("minutes, kept", [(None, [(2, 0), (3, 0)]), (60, [(3, 0)])])
+def test_backups_may_be_rare_but_never_miss_the_end(images, labels, tmp_path, minutes, kept):
+    x = data.Batches(images, labels, 16, seed=3)
+    small_fit(tmp_path / "whole", x, keep=2, every_minutes=minutes)
+    assert epochs_in(tmp_path / "whole") == kept
+
+    def stop(callback):
+        callback.model.stop_training = True
+
+    x.set_epoch(0)
+    small_fit(tmp_path / "b", x, callbacks=[StopEpoch(1, stop)], every_minutes=60)
+    assert epochs_in(tmp_path / "b") == [(2, 0)]
+
+
+def test_minutes_count_within_an_epoch_of_a_stream(folder, tmp_path, monkeypatch):
+    backup = sd_keras.Backup(tmp_path, every_minutes=60, keep=9)
+    monkeypatch.setattr(backup, "_is_time", lambda: backup._done in (1, 3))
+    train(model_of(), folder, backup, epochs=1)
+    assert epochs_in(tmp_path) == [(0, 2), (0, 4), (1, 0)]
+
+
+@pytest.mark.parametrize("by", ["sigterm", "request"])
+def test_what_is_stopped_on_request_saves_the_last_whole_epoch(images, labels, tmp_path, by):
+    """In the second step of the third epoch, long before the next backup is due."""
+
+    class Preempt(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if by == "sigterm" and self.model.optimizer.iterations == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def make():
+        return data.Batches(images, labels, 8, seed=3)
+
+    model, _, _ = small_fit(tmp_path / "whole", make())
+    before, backup = signal.getsignal(signal.SIGTERM), sd_keras.Backup(tmp_path, every_minutes=60)
+    request = StopEpoch(1, lambda callback: by == "request" and backup.request_stop())
+    with pytest.raises(SystemExit) as left:
+        small_fit(backup, make(), callbacks=[Preempt(), request])
+    assert left.value.code == 75 and signal.getsignal(signal.SIGTERM) is before
+    assert epochs_in(tmp_path) == [(2, 0)]
+    resumed, backup, _ = small_fit(tmp_path, make(), seed=1)
+    assert backup.resumed_at == (2, 0)
+    assert_same(model, resumed)
+
+
+def test_a_validation_loss_that_is_not_finite_is_not_saved(images, labels, tmp_path):
+    class SpoilLogs(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                logs["val_loss"] = float("nan")
+
+    with pytest.raises(sd_keras.DivergenceError, match="loss is not finite after epoch 2"):
+        small_fit(tmp_path, (images, labels), callbacks=[SpoilLogs()])
+    assert epochs_in(tmp_path) == [(1, 0)]
+
+
+def test_two_fits_do_not_share_a_folder(images, labels, tmp_path):
+    def fit_again(callback):
+        with pytest.raises(ValueError, match="`folder` must be used by one process at a time"):
+            small_fit(tmp_path, (images, labels))
+
+    small_fit(tmp_path, (images, labels), epochs=1, callbacks=[StopEpoch(0, fit_again)])
+    small_fit(tmp_path, (images, labels), epochs=1)
+
+
+def test_no_damaged_byte_is_read_as_good(tmp_path):
+    """Each byte in turn; refused, or what it does not hold anything by."""
+    arrays = [np.arange(40, dtype="float32"), np.float32(3), np.arange(6, dtype="int32")]
+    specs = [["v", list(array.shape), str(array.dtype)] for array in arrays[:2]]
+    metadata = {"epoch": 0, "step": 1, "variables": specs, "num_metrics": 1}
+    path = tmp_path / "epoch_00000_step_000001.npz"
+    Snapshot(arrays[:2], arrays[2:], metadata).write(path)
+    content, refused = path.read_bytes(), 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= (1, 0x80, 0xFF)[place % 3]
+        path.write_bytes(damaged)
+        try:
+            snapshot = Snapshot.read(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is damaged: ")
+            refused += 1
+            continue
+        assert snapshot.metadata == metadata and snapshot.place == (0, 1)
+        for array, expected in zip(snapshot.variables + snapshot.metrics, arrays, strict=True):
+            np.testing.assert_array_equal(array, expected)
+            assert array.dtype == expected.dtype
+    assert refused > 0.8 * len(content)
+    for length in range(0, len(content), 50):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is damaged"):
+            Snapshot.read(path)

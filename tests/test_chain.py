@@ -16,7 +16,7 @@ from sd_keras.distortions import (
     Perspective,
     ThinPlateSpline,
 )
-from sd_keras.trainer.views import draw
+from sd_keras.trainer.self_distill import draw
 
 SHAPE = (16, 12, 12, 3)
 layers = keras.layers

@@ -320,6 +320,32 @@ def test_folder_errors(tmp_path):
         load(f"folder:{tmp_path}/train")
 
 
+def test_images_of_too_many_pixels_are_refused_unread(tmp_path):
+    """50 million pixels, as in `data.stream` and in serving."""
+    import zlib
+
+    def png(width, height):
+        chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))]
+        chunks += [(b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+        body = [
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        ]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+    write_png(tmp_path / "a/0.png", pictures(1)[0])
+    file = tmp_path / "a/1.png"
+    for size, message in (
+        ((12_000, 12_000), f"most 50000000 pixels. Received: path='{file}' of 12000 x 12000"),
+        ((2**31 - 1, 2**31 - 1), "most 50000000 pixels"),
+        ((0, 5), "must be a readable JPEG"),
+        ((5000, 10_000), "must be a readable JPEG"),  # is decoded, and cut off
+    ):
+        file.write_bytes(png(*size))
+        with pytest.raises(ValueError, match=message):
+            load(f"folder:{tmp_path}", image_size=8)
+
+
 def test_all_kinds_of_images_become_rgb(tmp_path):
     import tensorflow as tf
 

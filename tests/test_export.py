@@ -28,6 +28,7 @@ assert "sd_keras" not in sys.modules
 """
 
 
+@pytest.mark.process
 def test_signatures_answer_as_the_network_in_a_fresh_process(tmp_path, images):
     network = tiny_network()
     export.saved_model(network, tmp_path / "model/1")

@@ -39,8 +39,8 @@ WRONG = {
     ("--max_drop=0.1",): "`early_exit` must be given with `max_drop`",
     ("--policy={0}/a.json", "--calibrate"): "`policy` must not be given with `early_exit`",
     ("--policy={0}/a.json",): "`policy` must be a file that apps/evaluate.py --policy wrote",
-    ("--policy={0}/policy.json",): "`policy` must be a sd_keras.inference.Policy for 2 exits",
-    ("--class_names={0}/names.txt",): "`class_names` must be 4 texts of one line",
+    ("--policy={0}/policy.json",): "`policy` must be a Policy of 1 thresholds for 2 exits",
+    ("--class_names={0}/names.txt",): "`class_names` must be None or 4 names",
     ("--class_names={0}/none.txt",): "No such file or directory",
     ("--preprocessing=center_crop",): "`preprocessing` can be 'center_crop' for square RGB",
     ("--dataset=digits",): "`dataset` must have images of shape (8, 8, 1) and 4 classes",
@@ -149,6 +149,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.process
 def test_a_disk_that_takes_no_more_ends_with_a_sentence_and_leaves_nothing(tmp_path):
     app = pathlib.Path(__file__).parents[1] / "apps/export.py"
     tiny_network().save(tmp_path / "network.keras")

@@ -73,6 +73,7 @@ def folder(network, logits, tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 def test_a_phone_leaves_where_the_offline_policy_does(folder, logits, pixels, tmp_path):
     np.save(tmp_path / "images.npy", pixels)
     rules = ("max_probability", "entropy", "margin", "agreement")
@@ -150,6 +151,22 @@ def broken(folder, tmp_path_factory):
         changed = content | {"policy": content["policy"] | {"thresholds": thresholds}}
         (root / name).mkdir()
         (root / name / "cascade.json").write_text(json.dumps(changed))
+    first, *others = content["sections"]
+    for name, entries in (
+        ("up", {"sections": [first | {"file": "../few/cascade.json"}, *others]}),
+        ("absolute", {"sections": [first | {"file": "/etc/passwd"}, *others]}),
+        ("windows", {"sections": [first | {"file": "C:\\\\a"}, *others]}),
+        ("parent", {"sections": [first | {"file": ".."}, *others]}),
+        ("file", {"sections": [first | {"file": None}, *others]}),
+        ("nan", {"policy": content["policy"] | {"thresholds": [float("nan"), None]}}),
+        ("cold", {"policy": content["policy"] | {"temperatures": [-1, 1, 1]}}),
+        ("rule", {"policy": content["policy"] | {"rule": ["margin"]}}),
+        ("null", {"policy": None}),
+    ):
+        (root / name).mkdir()
+        (root / name / "cascade.json").write_text(json.dumps(content | entries))
+    (root / "deep").mkdir()
+    (root / "deep/cascade.json").write_text("[" * 100_000)
     for name, length in (("half", 50), ("no files", None)):
         (root / name).mkdir()
         (root / name / "cascade.json").write_text(json.dumps(content)[:length])
@@ -189,6 +206,14 @@ SENTENCES = {
     ("{root}/nowhere", "{root}/images.npy"): "No such file",
     ("{folder}", "{root}/nowhere.npy"): "No such file",
     ("{root}/half", "{root}/images.npy"): "cascade.json is not what lite_cascade wrote",
+    **{
+        (f"{{root}}/{name}", "{root}/images.npy"): "`file` must name a file of the folder"
+        for name in ("up", "absolute", "windows", "parent")
+    },
+    **{
+        (f"{{root}}/{name}", "{root}/images.npy"): "cascade.json is not what lite_cascade wrote"
+        for name in ("file", "nan", "cold", "rule", "null", "deep")
+    },
     ("{root}/few", "{root}/images.npy"): "must hold 2 `thresholds`, numbers or null",
     ("{root}/many", "{root}/images.npy"): "Received: thresholds=[0.9, None, 0.5]",
     ("{root}/words", "{root}/images.npy"): "cascade.json is not what lite_cascade wrote",
@@ -202,6 +227,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.process
 def test_wrong_arguments_end_with_a_sentence(folder, broken):
     words = [[word.format(folder=folder, root=broken) for word in each] for each in SENTENCES]
     commands = [["--help"], *words]
@@ -219,11 +245,36 @@ def test_wrong_arguments_end_with_a_sentence(folder, broken):
         assert len(words) < 2 or "\n" not in text, text
 
 
+def test_logits_that_are_not_finite_are_no_answer(folder, pixels, monkeypatch):
+    import run_cascade
+
+    cascade = run_cascade.Cascade(folder)
+    run = cascade.runners[0]
+
+    def broken(**tensors):
+        return {n: v * np.nan if n == "logits" else v for n, v in run(**tensors).items()}
+
+    cascade.runners[0] = broken
+    for rule in run_cascade.RULES:
+        cascade.content["policy"]["rule"] = rule
+        with pytest.raises(ValueError, match="section_1.tflite answers logits that are not finite"):
+            cascade.classify(pixels[0])
+
+
+def test_names_are_printed_without_control_characters():
+    import run_cascade
+
+    assert run_cascade.printable("ä\n\x1b[31m ü") == r"ä\n\x1b[31m ü"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"policy": Policy("margin", (0.5,))}, "`policy` must be None or a .* for 3 exits"),
-        ({"policy": 0.9}, "`policy` must be None or .* Received: policy=0.9"),
+        (
+            {"policy": Policy("margin", (0.5,))},
+            "`policy` must be a Policy of 2 thresholds",
+        ),
+        ({"policy": 0.9}, "`policy` must be .* Received: policy=0.9"),
         ({"class_names": ["a"]}, "`class_names` must be None or 4 names"),
         ({"precision": "int8"}, "`representative` must be raw images"),
         ({"batch": 1.5}, "`batch` must be None or a positive integer"),

@@ -9,7 +9,7 @@ from conftest import bright_and_dark, smallest_network, tiny_network, with_mixed
 
 import sd_keras
 from sd_keras import checkpoints
-from sd_keras.export import lite, lite_conversion
+from sd_keras.export import lite, lite_file
 from sd_keras.export import parts as export_parts
 
 NEEDS_LITE = "needs ai-edge-litert: pip install 'sd_keras[lite]'"
@@ -161,8 +161,8 @@ def test_nothing_half_written_nor_wrong(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             lite(network, tmp_path / "a.tflite")
     assert not list(tmp_path.iterdir())
-    broken = dict.fromkeys(lite_conversion.TOLERANCES, -1.0)
-    monkeypatch.setattr(lite_conversion, "TOLERANCES", broken)
+    broken = dict.fromkeys(lite_file.TOLERANCES, -1.0)
+    monkeypatch.setattr(lite_file, "TOLERANCES", broken)
     with pytest.raises(RuntimeError, match="answers otherwise than the network at 'logits'"):
         lite(network, tmp_path / "a.tflite")
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_chain import fits, random_images
 
-from sd_keras.trainer.views import draw
+from sd_keras.trainer.self_distill import draw
 
 pytestmark = [
     pytest.mark.slow,

@@ -105,8 +105,11 @@ def test_nothing_half_written_and_nothing_overwritten(tmp_path, monkeypatch):
     "options,message",
     [
         ({"path": "a.h5"}, "`path` must end in .keras. Received: path='.*a.h5'"),
-        ({"exit": "exit_9"}, r"`exit` must be one of \['exit_1', 'ensemble'\].*exit='exit_9'"),
-        ({"exit": 1}, "`exit` must be one of .* Received: exit=1"),
+        (
+            {"exit": "exit_9"},
+            r"`exit` must be None or one of \['exit_1', 'ensemble'\].*exit_9",
+        ),
+        ({"exit": 1}, "`exit` must be None or one of .* Received: exit=1"),
     ],
 )
 def test_what_is_refused(tmp_path, options, message):

@@ -207,16 +207,14 @@ def outputs_of(network, images):
     return {name: numpy(value) for name, value in network(images, training=False).items()}
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50"])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_input_is_named_image(name, stem):
-    backbone = models.build(name, (32, 32, 3), stem)
-    assert backbone.name == name
+def test_input_is_named_image(stem):
+    backbone = models.build("resnet8", (32, 32, 3), stem)
+    assert backbone.name == "resnet8"
     for model in (backbone, attach_exits(backbone, 3)):
-        assert model.input.name == "image" and model.input_shape == (None, 32, 32, 3)
-        assert [layer.name for layer in model.layers if isinstance(layer, layers.InputLayer)] == [
-            "image"
-        ]
+        assert model.input.name == "image" and model.input_shape == backbone.input_shape
+        inputs = [layer for layer in model.layers if isinstance(layer, layers.InputLayer)]
+        assert [layer.name for layer in inputs] == ["image"]
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ class TestEveryNetwork:
         backbone, network = network_of(name)
         names = exit_names(network)
         assert len(names) == EXITS.get(name, 4)
+        assert backbone.name == name and network.input.name == "image"
         stages = [backbone.get_layer(f"stage_{i}").output for i in range(1, len(names) + 1)]
         assert stages[-1] is backbone.output
         widths = {network.output[n.replace("exit", "features")].shape[-1] for n in names}

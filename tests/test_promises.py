@@ -1,14 +1,14 @@
 """What evaluate.py, export.py and card.py check of splits and promises, and say of the latter."""
 
 import json
-import pathlib
-import sys
+import shutil
 
 import numpy as np
 import pytest
 from conftest import answers_of, bright_and_dark, tiny_network, with_mixed_answers
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "apps"))
+from sd_keras.inference.thresholds import explain_no_early_exit
+
 SHY = "no image leaves early at a drop of "
 EARLY = "--early_exit=margin"
 # Flags behind those of a run by app; `{0}` is its folder. What is said, and the exit code.
@@ -20,15 +20,39 @@ SAID = {
     ("evaluate.py", EARLY, "--seed=4"): (1, "on. Received: seed=4"),
     ("evaluate.py", EARLY, "--validation=0.5"): (1, "`validation` must be 0.25, as in the run"),
     ("evaluate.py", EARLY, "--confidence_level=0.5"): (1, "and below 1, or 0 for no promise"),
-    ("evaluate.py", EARLY, "--max_drop=1.5"): (1, "`max_drop` must be a share above -1"),
+    ("evaluate.py", EARLY, "--max_drop=1.5"): (1, "`max_drop` must be a share of 1, above -1"),
     ("evaluate.py", EARLY, "--policy={0}/none/a.json"): (1, "`policy` must be a file in a folder"),
     ("evaluate.py", "--output={0}"): (1, "`output` must be a file in a folder"),
     ("export.py", EARLY, "--seed=4", "--output={0}/a"): (1, "`seed` must be 3, as in the run"),
     ("export.py", EARLY, "--confidence_level=2"): (1, "or 0 for no promise"),
     ("export.py", EARLY, "--output={0}/b"): (0, SHY + "1 %: 12 validation images"),
+    **{
+        ("evaluate.py", f"--network={{0}}/{name}"): (1, f"{name}/results.json must ")
+        for name in ("deep", "list", "null", "text", "share", "other")
+    },
+    ("evaluate.py", "--network={0}/damaged"): (1, "must be a whole .keras file"),
+    ("export.py", "--network={0}/shares", "--output={0}/c"): (
+        1,
+        "must hold figures by exit",
+    ),
+    ("export.py", "--policy={0}/null/results.json", "--output={0}/c"): (1, "`policy` must be a"),
+    ("card.py", "--policy={0}/list/results.json"): (1, "must hold a JSON object. Received: list"),
+    ("card.py", "--network={0}/shares"): (1, "must hold figures by exit"),
     ("card.py", "--seed=4"): (1, "`seed` must be 3, as in the run"),
     ("card.py", "--confidence_level=0.5"): (1, "or 0 for no promise"),
     ("card.py", "--rounds=0"): (0, SHY),
+}
+
+
+# results.json of runs that cannot be read, by the name of their folder.
+DAMAGED = {
+    "deep": "[" * 100_000,
+    "list": "[]",
+    "null": '{"flags": null}',
+    "text": '{"flags": {"seed": "3"}}',
+    "share": '{"flags": {"fraction": NaN}}',
+    "other": '{"flags": {"dataset": [1]}}',
+    "shares": '{"measured": {"test": 0.5}}',
 }
 
 
@@ -45,6 +69,13 @@ def answers(tmp_path_factory):
     np.savez(folder / "data.npz", **pairs)
     own = {"dataset": f"npz:{folder / 'data.npz'}", "validation": 0.25, "seed": 3}
     (folder / "results.json").write_text(json.dumps({"flags": own}))
+    for name, text in DAMAGED.items():
+        (folder / name).mkdir()
+        shutil.copy(folder / "network.keras", folder / name)
+        (folder / name / "results.json").write_text(text)
+    (folder / "damaged").mkdir()
+    content = (folder / "network.keras").read_bytes()
+    (folder / "damaged/network.keras").write_bytes(content.replace(b"PK\1\2", b"PK\1\3", 1))
     found = {}
     for app in ("evaluate.py", "export.py", "card.py"):
         of_app = [flags for flags in SAID if flags[0] == app]
@@ -73,9 +104,9 @@ def test_the_card_tells_the_seed(answers):
 
 
 def test_a_line_only_where_promises_keep_all_inside():
-    from promises import none_leaves
-
-    assert none_leaves([(0, 1), (0.5, 0.5)], (0.01, 0.02), 0.95, 9).startswith(SHY + "1 %: 9 ")
-    assert none_leaves([(0.5, 0.5)], (0.01,), 0.95, 9) is None
-    assert none_leaves([(0, 1)], (0.01,), 0, 9) is None
-    assert none_leaves([(0, 1)], (None,), 0.95, 9) is None
+    assert explain_no_early_exit([(0, 1), (0.5, 0.5)], (0.01, 0.02), 0.95, 9).startswith(
+        SHY + "1 %: 9 "
+    )
+    assert explain_no_early_exit([(0.5, 0.5)], (0.01,), 0.95, 9) is None
+    assert explain_no_early_exit([(0, 1)], (0.01,), 0, 9) is None
+    assert explain_no_early_exit([(0, 1)], (None,), 0.95, 9) is None

@@ -164,7 +164,6 @@ def test_the_page_is_whole_and_loads_nothing(card):
     cells = [cell or "–" for rows in tables for row in rows for cell in row]
     assert page.cells[-len(cells) :] == cells
     assert not re.search(r"\b(nan|inf)\b", without_images)
-    assert text == results_card.as_html(card)
 
 
 def test_a_card_without_matplotlib_has_its_tables_and_says_what_is_missing(card, monkeypatch):
@@ -190,17 +189,20 @@ def test_plots_hold_the_figures(card):
         assert len(lines["early exit"]) == len(card["early_exit"]["curve"]["cost"])
     assert by_macs.get_xlabel() == "multiply-accumulates (M)"
     assert by_time.get_xlabel() == "milliseconds, batch 1"
-    (axis,) = plots.exit_shares({"a": [0.25, 0.75], "b": [1.0, 0.0]}).axes
+    shares = {"a": [0.25, 0.75], "b": [1.0, 0.0]}
+    (axis,) = plots.exit_shares(shares).axes
     bars = [(bar.get_x(), bar.get_width()) for bar in axis.patches]
     assert bars == [(0, 25), (0, 100), (25, 75), (100, 0)]
+    assert plots.svg(axis.figure) == plots.svg(plots.exit_shares(shares))
     bins = {"share": [0.2, 0, 0.8], "confidence": [0.3, None, 0.9], "accuracy": [0.1, None, 1.0]}
     (axis,) = plots.reliability_diagrams({"exit_1": bins}, {"exit_1": bins}).axes
     assert [bar.get_height() for bar in axis.patches] == [0.1, 0, 1]
-    calibrated = axis.get_lines()[1].get_xydata()
+    calibrated = axis.collections[0].get_offsets().filled(np.nan)
     assert np.nan_to_num(calibrated).tolist() == [[0.3, 0.1], [0, 0], [0.9, 1.0]]
 
 
-def test_names_do_not_bring_html_or_control_characters_into_cards(card):
+def test_names_do_not_bring_html_or_control_characters_into_cards(card, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # tables are enough
     names = ["<script>alert(1)</script>", "cat\x1b[31m", "a|b\u202e", "été\u3000犬"]
     hostile = card | {"title": names[0], "about": {"<b>": ", ".join(names)}}
     exported = {

@@ -12,8 +12,8 @@ from conftest import bright_and_dark, smallest_network, tiny_network, with_mixed
 
 import sd_keras
 from sd_keras import data, export, inference
-from sd_keras.export.answers import Answers
 from sd_keras.export.encoded_images import decoder
+from sd_keras.export.signatures import SignatureFunctions
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "tensorflow", reason="SavedModels are TensorFlow's"
@@ -90,23 +90,80 @@ def test_thresholds_of_each_row_override_the_stored(signatures, pixels):
     np.testing.assert_allclose(found["logits"][2::3], deepest[2::3], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", inference.RULES)
-def test_every_rule_decides_in_the_graph_as_outside(rule):
-    import tensorflow as tf
-
+@pytest.fixture(scope="module")
+def mixed():
+    """Images, the logits of a network of three exits, and its signatures' functions."""
     images = bright_and_dark(shape=serving_model.SHAPE)
     network = with_mixed_answers(serving_model.network_of(), images)
-    outputs = {n: np.asarray(v) for n, v in network.predict(images, verbose=0).items()}
+    outputs = network.predict(images, verbose=0)
     logits = {name: outputs[name] for name in sd_keras.exit_names(network)}
+    parts = sd_keras.models.sections(network)
+    functions = SignatureFunctions(parts, serving_model.SHAPE, "margin", [1, 1, 1], None)
+    return images, logits, functions
+
+
+@pytest.mark.parametrize("rule", inference.RULES)
+def test_every_rule_decides_in_the_graph_as_outside(mixed, rule):
+    import tensorflow as tf
+
+    images, logits, functions = mixed
+    functions.rule = inference.RULES[rule]
     thresholds = [2.0, 1.0]
     if rule != "agreement":
         thresholds = np.median(inference.confidences(logits, rule)[:-1], axis=1)
     decided = inference.decide(logits, inference.Policy(rule, thresholds)).exit
     assert len(set(decided)) > 1
-    answers = Answers(sd_keras.models.sections(network), serving_model.SHAPE, rule, [1, 1, 1], None)
     rows = np.tile(np.float32([thresholds]), (len(images), 1))
-    found = tf.function(answers.early_exit, autograph=False)(images, rows)
+    found = tf.function(functions.early_exit, autograph=False)(images, rows)
     np.testing.assert_array_equal(found["exit"], decided)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, -0.5])
+def test_thresholds_that_are_no_confidence_are_refused(signatures, pixels, value):
+    import tensorflow as tf
+
+    thresholds = np.full((3, 2), np.inf, "float32")
+    thresholds[1, 1] = value
+    for name, inputs in (
+        ("early_exit_with_thresholds", {"image": pixels[:3]}),
+        (
+            "early_exit_with_thresholds_bytes",
+            {"image_bytes": [tf.io.encode_png(pixels[0]).numpy()] * 3},
+        ),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`thresholds` must be .* least 0"):
+            answers(signatures[name], **inputs, thresholds=thresholds)
+
+
+def test_logits_that_are_not_finite_let_no_image_out(exported, pixels):
+    """In the file as it is loaded, whose graphs TensorFlow's optimizer rewrites."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exported[0]))
+    (bias,) = (v for v in loaded.network_variables if v.name.startswith("classifier_1/bias"))
+    bias.assign([np.nan, 0.0, 0.0, 0.0])
+    thresholds = np.zeros((len(pixels), 2), "float32")
+    thresholds[::2, 1] = 2.0
+    found = answers(
+        loaded.signatures["early_exit_with_thresholds"], image=pixels, thresholds=thresholds
+    )
+    np.testing.assert_array_equal(found["exit"], np.resize([3, 2], len(pixels)))
+    assert np.isfinite(found["logits"]).all() and np.isfinite(found["confidence"]).all()
+    assert 1 not in answers(loaded.signatures["early_exit"], image=pixels)["exit"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_rule_is_sure_of_logits_that_are_not_finite(value):
+    import tensorflow as tf
+
+    network = tiny_network()
+    network.get_layer("classifier_1").bias.assign([0.0, 0.0, value, 0.0])
+    parts = sd_keras.models.sections(network)
+    functions = SignatureFunctions(parts, (8, 8, 1), "margin", [1, 1], None)
+    images, thresholds = np.zeros((3, 8, 8, 1), "uint8"), np.zeros((3, 1), "float32")
+    for name, functions.rule in inference.RULES.items():
+        found = tf.function(functions.early_exit, autograph=False)(images, thresholds)
+        assert list(found["exit"].numpy()) == [2, 2, 2], name
 
 
 def test_a_signature_computes_only_what_it_needs(exported, pixels):
@@ -255,7 +312,7 @@ def test_thresholds_near_one_are_compared_in_double_precision():
     images = np.zeros((2, *serving_model.SHAPE), "uint8")
     sure = 1 - 3 * np.exp(-30.0)
     parts = sd_keras.models.sections(network)
-    answers = Answers(parts, serving_model.SHAPE, "max_probability", [1, 1], None)
+    answers = SignatureFunctions(parts, serving_model.SHAPE, "max_probability", [1, 1], None)
     for threshold, exit in ((sure - 1e-14, 1), (sure + 1e-14, 2)):
         rows = np.full((2, 1), threshold)
         found = tf.function(answers.early_exit, autograph=False)(images, tf.constant(rows))
@@ -335,12 +392,15 @@ def test_a_card_shows_what_was_measured(tmp_path, images, labels):
         ({"temperatures": [1.0]}, "`temperatures` must be"),
         ({"temperatures": [0.0, 1.0]}, "`temperatures` must be"),
         ({"ensemble_weights": [1.0]}, "`weights` must be"),
-        ({"class_names": ["a"]}, "`class_names` must be 4 texts"),
+        ({"class_names": ["a"]}, "`class_names` must be None or 4 names"),
         ({"preprocessing": "stretch"}, "`preprocessing` must be one of"),
         ({"preprocessing": "center_crop"}, "`preprocessing` can be 'center_crop' for square RGB"),
         ({"max_pixels": 0}, "`max_pixels` must be an integer of at least 1"),
         ({"about": {"share": np.float32(0.5)}}, "`about` must hold what JSON can"),
-        ({"class_names": ["a", "b", "c", "d\u2028e"]}, "`class_names` must be 4 texts"),
+        *(
+            ({"class_names": ["a", "b", "c", f"d{control}"]}, "without control characters")
+            for control in "\n\r\0\x1b\x7f\x85\u2028\ud800"
+        ),
         (
             {"policy": inference.Policy("margin", [0.5]), "temperatures": [2.0, 2.0]},
             "`temperatures` must be those of `policy`",

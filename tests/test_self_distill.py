@@ -276,7 +276,9 @@ def test_mixed_images_and_labels_are_learnt_from(images, labels, ready):
 
 def test_mixing_is_saved_with_the_model_and_goes_on(images, labels, tmp_path):
     mixing = sd_keras.mixing.Mix(0.2, 1.0, seed=3)
-    model = tiny_model(methods.data_distortion(), CropFlip(1, seed=1), mixing=mixing, eager=True)
+    model = tiny_model(
+        methods.data_distortion(), CropFlip(1, seed=1), mixing=mixing, at=[], eager=True
+    )
     model.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

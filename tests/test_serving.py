@@ -159,7 +159,7 @@ def bad_messages(contract):
     images, file = contract.images(2), contract.encoded(1)[0]
     few = np.zeros((1, contract.exits - 1), "float32")
     wide = np.zeros((2, contract.exits), "float32")
-    early = "early_exit_with_thresholds"
+    early, bad = "early_exit_with_thresholds", "INVALID_ARGUMENT"
     return [
         ("signature", "exit_99", {"image": images}, "FAILED_PRECONDITION"),
         ("input name", "exit_1", {"picture": images}, "INVALID_ARGUMENT"),
@@ -177,6 +177,10 @@ def bad_messages(contract):
         ("cut off", "exit_1_bytes", {"image_bytes": [file[:50]]}, "INVALID_ARGUMENT"),
         ("empty file", "exit_1_bytes", {"image_bytes": [b""]}, "INVALID_ARGUMENT"),
         ("thresholds", early, {"image": images, "thresholds": wide}, "INVALID_ARGUMENT"),
+        *(
+            (f"{value}", early, {"image": images, "thresholds": wide[:, 1:] + value}, bad)
+            for value in (np.float32(np.nan), np.float32(-np.inf))
+        ),
         ("no thresholds", early, {"image": images}, "INVALID_ARGUMENT"),
         (
             "rows",
@@ -238,6 +242,8 @@ def bad_documents(contract):
     """HTTP status, path and body."""
     image, file = contract.images(1).tolist(), as_json(contract.encoded(1))
     texts = {"signature_name": "exit_1_bytes"}
+    early = {"signature_name": "early_exit_with_thresholds"}
+    row = {"image": image[0], "thresholds": [0.5] * (contract.exits - 1)}
     deep = json.dumps({"inputs": image}).replace("[[[[", "[[[[[", 1).replace("]]]]", "]]]]]", 1)
     return [
         (400, PREDICT, b"{"),
@@ -257,6 +263,13 @@ def bad_documents(contract):
         (400, PREDICT, {"instances": image[0]}),
         (400, PREDICT, {"inputs": []}),
         (400, PREDICT, deep.encode()),
+        *((400, PREDICT, b'{"inputs": ' + b"[" * n + b"]" * n + b"}") for n in (65, 300, 900)),
+        (400, PREDICT, b'{"inputs": [' + b'{"a": ' * 900 + b"1" + b"}" * 900 + b"]}"),
+        (400, PREDICT, {"inputs": [10**30]}),
+        (400, PREDICT, json.dumps({"instances": image}).replace("[[[[", f"[[[[{10**29}").encode()),
+        (400, PREDICT, early | {"instances": [row | {"thresholds": [10**400, 1]}]}),
+        (400, PREDICT, json.dumps(early | {"instances": [row]}).replace("0.5", "NaN").encode()),
+        (400, PREDICT, json.dumps(early | {"instances": [row]}).replace("0.5", "-1e999").encode()),
         (400, PREDICT, texts | {"instances": [1]}),
         (400, PREDICT, texts | {"instances": [{"b64": "*"}]}),
         (400, PREDICT, texts | {"instances": ["no image"]}),

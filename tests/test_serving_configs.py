@@ -106,6 +106,13 @@ def test_docker_command():
     ]
 
 
+@pytest.mark.parametrize("configs", [None, "/data/configs"])
+def test_an_image_is_one_word_of_the_command(configs):
+    image = "a/b:1 --privileged; echo 'x' $(y)"
+    text = serving_configs.docker_command("digits", "/data/digits", configs, image)
+    assert image in shlex.split(text.replace("\\\n", ""))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from benchmarks.device import without_torch
-from benchmarks.harness import IMAGE_SHAPE, batch, figure, interleave, speed_ratio, time_ratio
+from benchmarks.harness import IMAGE_SHAPE, batch, figure, interleave, ratio
 from benchmarks.training import in_precision, multiply_accumulates, step_of, trainer
 
 from sd_keras import analysis, attach_exits, distortions, exit_names, methods, models, submodel
@@ -31,23 +31,6 @@ STEP_BARS = {
     "be_your_own_teacher": ("<= 1.12", "<= 1.18"),
     "data_distortion": ("<= 2.1", "<= 2.1"),
     BOTH: ("<= 2.4", "<= 2.4"),
-}
-# The nearest of Keras's layers to each distortion, at about the same magnitudes.
-KERAS_LAYERS = {
-    "CropFlip": ("layers", {}),
-    "Affine": ("RandomRotation", {"factor": 15 / 360, "fill_mode": "constant"}),
-    "Perspective": ("RandomPerspective", {"scale": 0.24}),
-    "ThinPlateSpline": ("RandomElasticTransform", {}),
-    "Color": (
-        "RandomColorJitter",
-        {
-            "value_range": (0, 255),
-            "brightness_factor": 0.3,
-            "contrast_factor": 0.3,
-            "saturation_factor": 0.65,
-            "hue_factor": 0.05,
-        },
-    ),
 }
 TEACHER = "resnet50"
 NOISE_LEVELS, NOISE_DRAWS, NOISE_IMAGES = 20, 5, 128
@@ -76,16 +59,15 @@ def steps(settings):
             bound = macs[name] / macs["baseline"]
             row = {"precision": precision, "macs_ratio": bound}
             row |= {"bar": bars[precision != "float32"], "note": f"{bound:.3f} by MACs"}
-            yield time_ratio(f"{name} / plain step", seconds, name, "baseline", **row)
+            yield ratio(f"{name} / plain step", seconds, name, "baseline", **row)
 
 
 def torch_steps(settings):
     """Images per second against the same step in plain PyTorch, with one exit and with all.
 
-    The PyTorch network starts from the weights of ours and sees the same batch. Distortion,
-    metrics and the check of the labels are part of our step only: PyTorch scripts distort in
-    worker processes, so the comparison leaves PyTorch that advantage. Other programs disturb
-    PyTorch more: its threads wait for each other at every operation.
+    Both start from the same weights and see the same batch. Distortion, metrics and the check of
+    the labels are part of our step only: PyTorch scripts distort in worker processes. Other
+    programs disturb PyTorch more: its threads wait for each other at every operation.
     """
     if reason := without_torch(settings.model):
         raise SystemExit(f"torch cannot be measured: {reason}")
@@ -107,9 +89,9 @@ def torch_steps(settings):
                 "torch": pytorch.step_of(network, *data, precision == "mixed_bfloat16"),
             }
             seconds = interleave(functions, settings.repeats)
-            row = {"precision": precision, "threads": threads, "bar": ">= 0.95"}
+            row = {"precision": precision, "threads": threads, "images": settings.batch_size}
             name = f"{method}, ours / torch images/s"
-            yield speed_ratio(name, seconds, "ours", "torch", settings.batch_size, **row)
+            yield ratio(name, seconds, "ours", "torch", ">= 0.95", **row)
 
 
 def precision(settings):
@@ -119,7 +101,7 @@ def precision(settings):
     functions = {each: step_of(trainer(settings, each), data) for each in both}
     seconds = interleave(functions, settings.repeats)
     name = "mixed_bfloat16 / float32 images/s"
-    yield speed_ratio(name, seconds, *both, settings.batch_size, ">= 1.6")
+    yield ratio(name, seconds, *both, ">= 1.6", images=settings.batch_size)
 
 
 def distortion(settings):
@@ -129,61 +111,58 @@ def distortion(settings):
     place for the whole batch where CropFlip draws one for each image, and RandomRotation is one
     part of Affine: Keras's layers do the easier work.
     """
+    layers = keras.layers
+    crop_flip = layers.ZeroPadding2D(4), layers.RandomCrop(32, 32), layers.RandomFlip("horizontal")
+    color = {"brightness_factor": 0.3, "contrast_factor": 0.3, "saturation_factor": 0.65}
+    # The nearest of Keras's layers to each distortion, at about the same magnitudes.
+    theirs = {
+        "CropFlip": keras.Sequential(crop_flip),
+        "Affine": layers.RandomRotation(15 / 360, "constant"),
+        "Perspective": layers.RandomPerspective(scale=0.24),
+        "ThinPlateSpline": layers.RandomElasticTransform(),
+        "Color": layers.RandomColorJitter((0, 255), hue_factor=0.05, **color),
+    }
     data = batch(settings)
     images = tf.constant(data[0])
-    crop_flip = [
-        keras.layers.ZeroPadding2D(4),
-        keras.layers.RandomCrop(*IMAGE_SHAPE[:2], seed=0),
-        keras.layers.RandomFlip("horizontal", seed=0),
-    ]
 
     def calls(layer, **arguments):
         compiled = tf.function(lambda x: layer(x, **arguments), autograph=False)
         return lambda: compiled(images), 20
 
-    ours = {name: calls(getattr(distortions, name)(seed=0)) for name in KERAS_LAYERS}
-    functions = dict(ours)
-    for name, (kind, arguments) in KERAS_LAYERS.items():
-        layer = (
-            keras.Sequential(crop_flip)
-            if name == "CropFlip"
-            else getattr(keras.layers, kind)(**arguments, seed=0)
-        )
-        functions[f"keras {name}"] = calls(layer, training=True)
+    ours = {name: calls(getattr(distortions, name)(seed=0)) for name in theirs}
+    functions = {name: calls(layer, training=True) for name, layer in theirs.items()}
+    functions = ours | {("keras", name): function for name, function in functions.items()}
     seconds = interleave(functions, settings.repeats)
-    for name, (kind, _) in KERAS_LAYERS.items():
+    for name, layer in theirs.items():
         bar = ">= 2.0" if name == "CropFlip" else None
-        yield time_ratio(f"Keras's {kind} / {name}", seconds, f"keras {name}", name, bar)
+        yield ratio(f"Keras's {type(layer).__name__} / {name}", seconds, ("keras", name), name, bar)
         if name != "CropFlip":
-            yield time_ratio(f"{name} / CropFlip", seconds, name, "CropFlip")
+            yield ratio(f"{name} / CropFlip", seconds, name, "CropFlip")
     for each in settings.precision:
         step = step_of(trainer(settings, each), data)
         seconds = interleave(ours | {"step": step}, settings.repeats)
         for name in ours:
             row = {"bar": "<= 0.005" if name == "CropFlip" else "<= 0.01", "unit": "%"}
-            yield time_ratio(f"{name} / step", seconds, name, "step", precision=each, **row)
+            yield ratio(f"{name} / step", seconds, name, "step", precision=each, **row)
 
 
 def losses(settings):
     """Everything in compute_loss and its gradient, as a share of the step it belongs to."""
     data = batch(settings)
     row = {"bar": "<= 0.01", "unit": "%"}
+    names = {f"data_distortion with {name}": name for name in methods.DISCREPANCIES}
     for each in settings.precision:
-        model = trainer(settings, each, BOTH)
-        functions = {"loss": _loss_and_gradient(model, data), "step": step_of(model, data)}
-        seconds = interleave(functions, settings.repeats)
-        name = "losses and gradient / step"
-        yield time_ratio(name, seconds, "loss", "step", precision=each, **row)
-        trainers = {
-            name: trainer(settings, each, methods.data_distortion(discrepancy=name))
-            for name in methods.DISCREPANCIES
-        }
+        trainers = {"losses and gradient": trainer(settings, each, BOTH)}
+        for name, discrepancy in names.items():
+            method = methods.data_distortion(discrepancy=discrepancy)
+            trainers[name] = trainer(settings, each, method)
         functions = {name: _loss_and_gradient(model, data) for name, model in trainers.items()}
-        functions["step"] = step_of(trainers["mmd"], data)
+        for name in ("losses and gradient", "data_distortion with mmd"):
+            functions["step of", name] = step_of(trainers[name], data)
         seconds = interleave(functions, settings.repeats)
         for name in trainers:
-            title = f"data_distortion with {name} / step"
-            yield time_ratio(title, seconds, name, "step", precision=each, **row)
+            step = "step of", "data_distortion with mmd" if name in names else name
+            yield ratio(f"{name} / step", seconds, name, step, precision=each, **row)
 
 
 def _loss_and_gradient(model, data):
@@ -208,7 +187,6 @@ def _loss_and_gradient(model, data):
 
 def build(settings):
     """Building a network with all exits, and cutting it at the last but one, against the plain."""
-    bars = {"resnet152": "<= 1.2"}
     names = (settings.model,) if "model" in settings.chosen else (settings.model, "resnet152")
     for name in names:
 
@@ -222,9 +200,9 @@ def build(settings):
             "cut": lambda whole=whole: submodel(whole, exit_names(whole)[-2]),
         }
         seconds = interleave(functions, settings.repeats)
-        bar = bars.get(name, "<= 1.7")
-        yield time_ratio(f"{name} with exits / plain", seconds, "exits", "plain", bar)
-        yield time_ratio(f"{name} submodel / plain", seconds, "cut", "plain", "<= 0.5")
+        bar = "<= 1.2" if name == "resnet152" else "<= 1.7"
+        yield ratio(f"{name} with exits / plain", seconds, "exits", "plain", bar)
+        yield ratio(f"{name} submodel / plain", seconds, "cut", "plain", "<= 0.5")
         keras.utils.clear_session()
 
 
@@ -257,7 +235,7 @@ def companions(settings):
             seconds["sum"] = [sum(values) for values in zip(*(seconds[part] for part in parts))]
             medians = " + ".join(f"{statistics.median(seconds[part]):.3f}" for part in parts)
             row = {"precision": each, "note": f"sum of {medians} s"}
-            yield time_ratio(name, seconds, "together", "sum", bar, **row)
+            yield ratio(name, seconds, "together", "sum", bar, **row)
         gc.collect()
 
 
@@ -280,7 +258,7 @@ def analyses(settings):
         "plain": lambda: [evaluation(*data) for _ in range(count)],
     }
     seconds = interleave(functions, rounds, warm_up=0)
-    yield time_ratio(f"{count} noisy / plain evaluations", seconds, "noisy", "plain", "<= 1.1")
+    yield ratio(f"{count} noisy / plain evaluations", seconds, "noisy", "plain", "<= 1.1")
 
     model, size = trainer(settings, "float32", "be_your_own_teacher"), settings.batch_size
     images, labels = batch(settings, size * (1 + GRADIENT_BATCHES))
@@ -297,7 +275,7 @@ def analyses(settings):
     seconds["further"] = [max(1e-9, a - b) for a, b in zip(seconds["all"], seconds["first"])]
     name = "gradients by layer / training step, a batch"
     note = f"{GRADIENT_BATCHES} batches of {size}"
-    yield time_ratio(name, seconds, "further", "step", "<= 1.05", note)
+    yield ratio(name, seconds, "further", "step", "<= 1.05", note)
 
 
 def import_time(settings):

@@ -17,7 +17,8 @@ from benchmarks.harness import (
     batch,
     figure,
     interleave,
-    speed_ratio,
+    ratio,
+    result_of,
     take_turns,
 )
 from machine import accelerators
@@ -84,7 +85,9 @@ def device(settings):
             for method in settings.methods:
                 for side, function in sides.items():
                     name = f"{side}, {method}"
-                    variables = ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/{name}"}
+                    variables = ENVIRONMENT | {
+                        "TORCHINDUCTOR_CACHE_DIR": f"{caches}/{side}-{method}"
+                    }
                     work = {key: getattr(settings, key) for key in ("model", "num_classes")}
                     work |= {"batch_size": settings.batch_size, "steps": steps, "block": block}
                     work |= {"method": method, "precision": precision, "views": VIEWS[method]}
@@ -113,8 +116,7 @@ def rows(answers, macs, images, peak_rate, is_accelerator, has_bars):
         macs: dict from method to multiply-accumulates of a forward pass over an image's views.
         images: of an epoch.
         peak_rate: in TFLOP/s.
-        is_accelerator: whether the memory is the accelerator's.
-        has_bars: whether the bars are for this device and these settings.
+        is_accelerator, has_bars: whether the memory is the accelerator's, the bars are for it.
     """
     seconds = {key: [each["seconds"] for each in turns[WARM_UP:]] for key, turns in answers.items()}
     for (side, method), values in seconds.items():
@@ -141,11 +143,11 @@ def rows(answers, macs, images, peak_rate, is_accelerator, has_bars):
             name = f"{side}, {method} / plain images/s{', by view' * (views > 1)}"
             bar = METHOD_BARS.get(method) if has_bars and side == "ours" else None
             by_view = seconds | {(side, method): [s / views for s in seconds[side, method]]}
-            yield speed_ratio(name, by_view, (side, method), (side, PLAIN), images, bar)
+            yield ratio(name, by_view, (side, method), (side, PLAIN), bar, images=images)
     for side, method in answers:
         if side == "torch":
             name, bar = f"{method}, ours / torch images/s", TORCH_BAR if has_bars else None
-            yield speed_ratio(name, seconds, ("ours", method), (side, method), images, bar)
+            yield ratio(name, seconds, ("ours", method), (side, method), bar, images=images)
 
 
 def train_in_turns(protocol, steps, block, method, precision, **settings):
@@ -193,9 +195,8 @@ def peak_memory(framework):
 def peak(side, precision):
     """Returns what a device can do at best, measured in a process of its own."""
     variables = ENVIRONMENT | ({"KERAS_BACKEND": "torch"} if side == "torch" else {})
-    name, arguments = f"the peak of {side}", {"precision": precision}
-    with WorkerProcess(name, "device.measure_peak", variables, **arguments) as worker:
-        return worker.answer()
+    name, function = f"the peak of {side}", "device.measure_peak"
+    return result_of(name, function, environment=variables, precision=precision)
 
 
 def measure_peak(protocol, precision):

@@ -31,15 +31,10 @@ def batch(settings, count=None, views=1, size=IMAGE_SHAPE[0]):
 def interleave(functions, repeats, warm_up=2, limit=float("inf"), clock=time.perf_counter):
     """Calls functions in turn, A B C A B C …, and times each call.
 
-    Args:
-        functions: dict from name to a function, or to a pair of a function and how often one
-            turn calls it, for what is too short to be timed alone.
-        repeats: rounds, after `warm_up` rounds that do not count.
-        limit: seconds after which no further round begins.
-        clock: returns seconds.
-
-    Returns:
-        A dict from name to the seconds of one call, one value per round.
+    Takes a dict from name to a function, or to a pair of a function and how often one turn calls
+    it, for what is too short to be timed alone. `warm_up` rounds before the others do not count;
+    after `limit` seconds no further round begins. Returns a dict from name to the seconds of one
+    call, one value per round.
     """
     seconds = {name: [] for name in functions}
     for index in range(-warm_up, repeats):
@@ -58,15 +53,11 @@ def interleave(functions, repeats, warm_up=2, limit=float("inf"), clock=time.per
 
 
 def figure(name, values, bar=None, unit="x", note="", precision=None, of_fastest=None, **more):
-    """One row of the report: the median of the values, and whether it reaches its bar.
+    """One row of the report: the median of the values, one a round, and whether it reaches its bar.
 
     Args:
-        name: of the figure.
-        values: one per round.
         bar: for instance `"<= 1.12"`, or None.
         unit: "x" for a ratio, "%" for a share (values are shares of 1), or what the values are in.
-        note: text for the table.
-        precision: dtype policy of what was measured, if it matters.
         of_fastest: the same from the fastest call of each side, for machines that are busy.
         **more: further keys for the JSON file.
     """
@@ -79,32 +70,23 @@ def figure(name, values, bar=None, unit="x", note="", precision=None, of_fastest
     return row | {"met": met, "note": note, "values": list(values), **more}
 
 
-def time_ratio(name, seconds, numerator, denominator, bar=None, note="", **more):
+def ratio(name, seconds, numerator, denominator, bar=None, note="", images=None, **more):
     """The figure of how many times as long one side takes as another.
 
-    Args:
-        name, bar, **more: as for `figure`.
-        seconds: what `interleave` returns.
-        numerator, denominator: names of two sides.
-        note: text to follow the medians of both.
+    With `images`, those of one call: how many times as many images per second it has. Takes the
+    seconds that `interleave` returns and names of two sides; the rest as `figure`.
     """
     sides = seconds[numerator], seconds[denominator]
     medians = [statistics.median(values) for values in sides]
-    shown = [f"{1e3 * m:.2f} ms" if m < 0.1 else f"{m:.3f} s" for m in medians]
+    if images:
+        sides = sides[::-1]
+        more["images_per_second"] = speeds = [images / median for median in medians]
+        shown = "{:.1f} / {:.1f} images/s".format(*speeds)
+    else:
+        shown = " / ".join(f"{1e3 * m:.2f} ms" if m < 0.1 else f"{m:.3f} s" for m in medians)
     more |= {"of_fastest": min(sides[0]) / min(sides[1]), "seconds": medians}
-    note = "; ".join(filter(None, [" / ".join(shown), note]))
+    note = f"{shown}; {note}" if note else shown
     return figure(name, [a / b for a, b in zip(*sides)], bar, note=note, **more)
-
-
-def speed_ratio(name, seconds, numerator, denominator, images, bar=None, note="", **more):
-    """The figure of how many times as many images per second one side has as another.
-
-    Arguments as for `time_ratio`, and `images` of one call.
-    """
-    row = time_ratio(name, seconds, denominator, numerator, bar, **more)
-    speeds = [images / value for value in reversed(row["seconds"])]
-    text = "{:.1f} / {:.1f} images/s".format(*speeds)
-    return row | {"note": "; ".join(filter(None, [text, note])), "images_per_second": speeds}
 
 
 def table(figures):
@@ -134,12 +116,8 @@ def table(figures):
 class WorkerProcess:
     """A process that calls a function of a module here with a WorkerProtocol and arguments.
 
-    Args:
-        name: for messages.
-        function: for instance `"device.train_ours"`.
-        environment: variables to add to the environment of this process.
-        cores: processor cores to use, all by default.
-        **arguments: of the function.
+    Takes a name for messages, the function, such as `"device.train_in_turns"`, variables to add to
+    the environment, the processor cores to use (all by default), and the arguments.
     """
 
     def __init__(self, name, function, environment=None, cores=(), **arguments):
@@ -151,16 +129,6 @@ class WorkerProcess:
         self.process.start()
         connection.close()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        """Ends the process: by itself where it waits for a turn, otherwise by force."""
-        self.connection.close()
-        self.process.join(SECONDS_TO_END)
-        self.process.kill()
-        self.process.join()
-
     def answer(self):
         """Returns the next answer; ends the program if there will be none."""
         try:
@@ -171,6 +139,22 @@ class WorkerProcess:
         if isinstance(message, str):
             raise SystemExit(f"{self.name} failed: {message}")
         return message
+
+    def end(self):
+        """Ends the process: by itself where it waits for a turn, otherwise by force."""
+        self.connection.close()
+        self.process.join(SECONDS_TO_END)
+        self.process.kill()
+        self.process.join()
+
+
+def result_of(name, function, **options):
+    """Returns the only answer of a WorkerProcess, whose arguments these are."""
+    worker = WorkerProcess(name, function, **options)
+    try:
+        return worker.answer()
+    finally:
+        worker.end()
 
 
 class WorkerProtocol:
@@ -207,17 +191,16 @@ def _work(connection, function, environment, cores, arguments):
 
 
 def take_turns(sides, rounds):
-    """Lets workers that have been started work in turn, and ends them.
+    """Lets workers that have been started work in turn for some rounds, and ends them.
 
-    Args:
-        sides: dict from a key to the list of a side's WorkerProcesses, which work together.
-        rounds: how many turns each side has.
-
-    Returns:
-        Two dicts from key: what the first worker of each side said before its first turn, and
-        the list of its answers.
+    Takes a dict from a key to the list of a side's WorkerProcesses, which work together. Returns
+    two dicts: what the first worker of each side said before its turns, and all its answers.
     """
-    try:
+    with contextlib.ExitStack() as stack:
+        for worker in sum(sides.values(), []):
+            stack.callback(worker.end)
+        for worker in sum(sides.values(), []):
+            stack.callback(worker.connection.close)  # first of all, so that they end together
         first = {key: [each.answer() for each in side][0] for key, side in sides.items()}
         answers = {key: [] for key in sides}
         for index in range(rounds):
@@ -230,14 +213,4 @@ def take_turns(sides, rounds):
                 answers[key].append([worker.answer() for worker in side][0])
             seconds = " ".join(f"{answers[key][-1]['seconds']:.3f}" for key in sides)
             print(f"round {index}: {seconds} s", file=sys.stderr, flush=True)
-        return first, answers
-    finally:
-        end(sum(sides.values(), []))
-
-
-def end(workers):
-    """Ends processes."""
-    for worker in workers:
-        worker.connection.close()  # all at once
-    for worker in workers:
-        worker.__exit__()
+    return first, answers

@@ -24,9 +24,9 @@ from benchmarks.harness import (
     batch,
     figure,
     interleave,
-    speed_ratio,
+    ratio,
+    result_of,
     take_turns,
-    time_ratio,
 )
 from benchmarks.training import Turns, multiply_accumulates, step_of, trainer
 from machine import machine
@@ -85,7 +85,7 @@ def _method_figures(method, peaks, settings):
     if len(trainers) > 1:
         bar = ">= 1.6" if machine()["avx512_bf16"] else None
         name = f"{method}, mixed_bfloat16 / float32 images/s"
-        yield speed_ratio(name, seconds, "mixed_bfloat16", "float32", count, bar)
+        yield ratio(name, seconds, "mixed_bfloat16", "float32", bar, images=count)
 
 
 def workers(settings):
@@ -115,7 +115,7 @@ def workers(settings):
     count = settings.batch_size
     note = f"batches of {count}, TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS')}"
     name = f"{settings.model}, 2 workers / 1 process images/s"
-    yield speed_ratio(name, seconds, "two", "one", count, ">= 0.85", note)
+    yield ratio(name, seconds, "two", "one", ">= 0.85", note, images=count)
 
 
 def train_in_turns(protocol, model, num_classes, batch_size):
@@ -129,7 +129,7 @@ def train_in_turns(protocol, model, num_classes, batch_size):
     data = tf.data.Dataset.from_tensor_slices(batch(settings, 4 * batch_size))
 
     protocol.answer()
-    run = {"steps_per_epoch": WORKER_STEPS, "epochs": 10**6, "verbose": 0}
+    run = {"steps_per_epoch": WORKER_STEPS, "epochs": 10**6, "verbose": 0, "shuffle": False}
     model.fit(data.batch(batch_size).repeat(), callbacks=[Turns(protocol)], **run)
 
 
@@ -168,7 +168,7 @@ def backup(settings):
     seconds["steps"] = [BACKUP_STEPS * value for value in seconds["step"]]
     name = f"a backup every {BACKUP_STEPS} steps / these steps"
     note = f"{size:.0f} MB, steps of {settings.batch_size} images"
-    yield time_ratio(name, seconds, "save", "steps", "<= 0.03", note, unit="%")
+    yield ratio(name, seconds, "save", "steps", "<= 0.03", note, unit="%")
 
     with tempfile.TemporaryDirectory() as folder:
         _start(settings.model, folder, "resumed")
@@ -177,17 +177,14 @@ def backup(settings):
             sides["begun"].append(_start(settings.model, folder, f"begun_{index}"))
             sides["resumed"].append(_start(settings.model, folder, "resumed"))
     name = f"{settings.model}, first step of a resumed run / of a new one"
-    yield time_ratio(name, sides, "resumed", "begun", "<= 1.2")
+    yield ratio(name, sides, "resumed", "begun", "<= 1.2")
 
 
 def _start(model, folder, name):
     """Returns the seconds from the start of a process to the end of its first step."""
     start = time.time()
     arguments = {"model": model, "folder": os.path.join(folder, name)}
-    with WorkerProcess("a run with backups", "imagenet.train_one_step", **arguments) as worker:
-        seconds = worker.answer()["time"] - start
-        worker.answer()  # it has saved
-    return seconds
+    return result_of("a run with backups", "imagenet.train_one_step", **arguments)["time"] - start
 
 
 def train_one_step(protocol, model, folder):
@@ -196,14 +193,19 @@ def train_one_step(protocol, model, folder):
     model = trainer(settings, "float32", size=64)
 
     class FirstStep(keras.callbacks.Callback):
+        end = None
+
         def on_train_batch_end(self, batch, logs=None):
-            protocol.answer(time=time.time())
-            self.model.stop_training = True
+            self.end = time.time()
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if self.end:  # and the epoch is saved; `stop_training` would end the run for good
+                protocol.answer(time=self.end)
+                raise SystemExit
 
     images, labels = batch(settings, size=64)
     run = {"epochs": 10**6, "batch_size": settings.batch_size, "verbose": 0}
     model.fit(images, labels, callbacks=[FirstStep(), sd_keras.Backup(folder, keep=1)], **run)
-    protocol.answer()
 
 
 def input_pipeline(settings):
@@ -236,10 +238,10 @@ def input_pipeline(settings):
         for other, bar in bars.items():
             side = other if other == "bare decode" else f"{protocol}, {other}"
             name = f"{protocol}, 2 views / {other}"
-            yield speed_ratio(name, seconds, protocol, side, count, bar)
+            yield ratio(name, seconds, protocol, side, bar, images=count)
     note = "read, decode, one resize, two slices and mirrors, batch; nothing checked"
     name = "paper, 2 fixed views / bare decode"
-    yield speed_ratio(name, seconds, "fixed views", "bare decode", count, note=note)
+    yield ratio(name, seconds, "fixed views", "bare decode", note=note, images=count)
 
 
 def _jpegs(folder, count=8):

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from benchmarks.harness import IMAGE_SHAPE, figure, interleave, time_ratio
+from benchmarks.harness import IMAGE_SHAPE, figure, interleave, ratio
 
 from sd_keras import analysis, attach_exits, exit_names, export, inference, models
 
@@ -64,28 +64,20 @@ def _artifact_figures(path, network):
 
 
 def exit_figures(runtime_name, runtime, batch_size, macs, repeats):
-    """How many times as fast as the plain network each exit answers.
-
-    Args:
-        runtime_name: for the names of the figures.
-        runtime: a function of a name and a batch size that returns a function to time.
-        batch_size: images of a call.
-        macs: dict from `plain`, each exit and `ensemble` to multiply-accumulates.
-        repeats: rounds.
-    """
+    """How many times as fast as the plain network each exit answers, as a runtime runs them."""
     names = [name for name in macs if name.startswith("exit_")]
     shown = [*names[:-1], "ensemble"]
     functions = {name: runtime(name, batch_size) for name in ("plain", *names, "ensemble")}
     seconds = interleave(functions, repeats)
     for name in shown:
-        ratio, fastest = macs["plain"] / macs[name], min(seconds[name])
+        macs_ratio, fastest = macs["plain"] / macs[name], min(seconds[name])
         speed = 2 * macs[name] * batch_size / fastest / 1e9
-        note = f"{ratio:.2f} by MACs; fastest {1e3 * fastest:.2f} ms, {speed:.0f} GFLOP/s"
+        note = f"{macs_ratio:.2f} by MACs; fastest {1e3 * fastest:.2f} ms, {speed:.0f} GFLOP/s"
         bar = None
         if runtime_name == "SavedModel" and len(names) == 4:
-            bar = f">= {SHARE_BARS[batch_size][name] * ratio:.2f}"
+            bar = f">= {SHARE_BARS[batch_size][name] * macs_ratio:.2f}"
         title = f"{runtime_name} plain / {name}, batch {batch_size}"
-        yield time_ratio(title, seconds, "plain", name, bar, note, macs_ratio=ratio)
+        yield ratio(title, seconds, "plain", name, bar, note, macs_ratio=macs_ratio)
 
 
 def _mix_figures(runtime, shallow, repeats, batch_size=32):
@@ -109,12 +101,12 @@ def _mix_figures(runtime, shallow, repeats, batch_size=32):
         shallow_seconds, whole, part = seconds["exit_1"], seconds["ensemble"], rows / batch_size
         seconds["expected"] = [(1 - part) * a + part * b for a, b in zip(shallow_seconds, whole)]
         title = f"early exit, {share:.0%} at exit 1"
-        yield time_ratio(f"{title} / expected", seconds, share, "expected", "<= 1.10")
+        yield ratio(f"{title} / expected", seconds, share, "expected", "<= 1.10")
         if ("exit_1", rows) in seconds:
             few = zip(shallow_seconds, seconds["ensemble", rows], seconds["exit_1", rows])
             seconds["few"] = [a + b - c for a, b, c in few]
             note = f"exit 1 of {batch_size} rows, the rest of {rows}"
-            yield time_ratio(f"{title} / expected of so few rows", seconds, share, "few", note=note)
+            yield ratio(f"{title} / expected of so few rows", seconds, share, "few", note=note)
 
 
 def _images(batch_size, dtype="uint8"):

@@ -2,8 +2,8 @@
 
 import functools
 
-import reproduction.runs
 from app_start import lazy_import
+from reproduction.runs import epochs_of
 
 sd_keras = lazy_import("sd_keras")
 analysis = lazy_import("sd_keras.analysis")
@@ -55,13 +55,13 @@ def petaflop(run, scale):
     method = methods.get(run.method, **{k: v for k, v in needed.items() if k in named})
     flops = functools.partial(forward_flops, dataset=run.dataset)
     network = flops(run.model, all_exits=method.min_exits > 1)
-    own = 3 * network + (network if "past" in method.companions else 0)
-    own += 3 * flops(run.peer, all_exits=False) if run.peer else 0
-    own += flops(run.teacher.model, all_exits=False) if run.teacher else 0
+    per_view = 3 * network + (network if "past" in method.companions else 0)
+    per_view += 3 * flops(run.peer, all_exits=False) if run.peer else 0
+    per_view += flops(run.teacher.model, all_exits=False) if run.teacher else 0
     attack = 2 * network if "adversarial" in dict(run.options) else 0
     images = IMAGES.get(run.dataset, 50_000) * scale.fraction
-    passes = images * reproduction.runs.epochs_of(run, scale)
-    return (own * method.num_views + attack) * passes / 1e15
+    passes = images * epochs_of(run, scale)
+    return (per_view * method.num_views + attack) * passes / 1e15
 
 
 def acceleration(run, place):
@@ -82,7 +82,7 @@ def minutes(petaflops):
     return petaflops * 1e15 / FLOPS_PER_SECOND / 60
 
 
-def shown(petaflops):
+def cost_cells(petaflops):
     """Returns the cells of a table: PFLOP and minutes, or dashes."""
     if petaflops is None:
         return [None, None]

@@ -5,8 +5,8 @@ import dataclasses
 import math
 
 import numpy as np
-import reproduction.costs
-import reproduction.runs
+from reproduction.costs import acceleration
+from reproduction.runs import analysis_folder, folder_of, results_of
 
 LEVEL = 0.05
 
@@ -36,12 +36,12 @@ def measured_row(row, scale, seeds, output):
         values, has_exit = {}, True
         run = scale.apply(cell.run)
         if cell.measure == "acceleration":
-            counted = reproduction.costs.acceleration(run, cell.exit)
+            counted = acceleration(run, cell.exit)
             rows.append(Measured(cell, {"counted": counted}))
             continue
         for seed in seeds:
-            folder = output / reproduction.runs.folder_of(run, scale, seed)
-            results = reproduction.runs.results_of(folder)
+            folder = output / folder_of(run, scale, seed)
+            results = results_of(folder)
             if results is None:
                 continue
             if cell.exit in range(1, 9) and cell.exit >= _exits(results):
@@ -77,7 +77,7 @@ def figure_of(cell, results, scale, output, folder):
 
 def _separability(folder, name):
     """Returns SSE/SSB of an exit, the last column of what apps/analyze.py wrote."""
-    path = reproduction.runs.analysis_folder("separability", folder) / "separability.csv"
+    path = analysis_folder("separability", folder) / "separability.csv"
     if not path.is_file():
         return None
     with path.open() as file:
@@ -92,8 +92,8 @@ def _hours(cell, results, scale, output):
     parts = [results]
     if cell.measure == "all_hours":
         teacher = scale.apply(cell.run).teacher
-        folder = output / reproduction.runs.folder_of(teacher, scale, 0)
-        parts.append(reproduction.runs.results_of(folder) or {})
+        folder = output / folder_of(teacher, scale, 0)
+        parts.append(results_of(folder) or {})
     seconds = [part.get("training_seconds") for part in parts]
     return None if None in seconds else sum(seconds) / 3600
 

@@ -3,8 +3,8 @@
 import functools
 import json
 
-import reproduction.runs
 from app_start import lazy_import
+from reproduction.runs import RECIPES
 from reproduction.tables import tables
 
 checkpoints = lazy_import("sd_keras.checkpoints")
@@ -88,7 +88,7 @@ def _papers_settings():
     """Returns the set of the values of SETTINGS in the papers' runs."""
     runs = [c.run for t in tables().values() for row in t.rows for c in row.cells]
     runs += [run.teacher for run in runs if run.teacher]
-    recipes = reproduction.runs.RECIPES
+    recipes = RECIPES
     return {
         (run.dataset, run.model, *(recipes[run.recipe].get(name) for name in SETTINGS[2:]))
         for run in runs

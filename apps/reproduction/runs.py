@@ -230,7 +230,7 @@ def state_of(folder):
     """Returns in words how far a run is."""
     if results_of(folder) is not None:
         return "finished"
-    epochs = [int(p.stem.removeprefix("epoch_")) for p in folder.glob("checkpoints/epoch_*.keras")]
+    epochs = [int(path.name.split("_")[1]) for path in folder.glob("backup/epoch_*.npz")]
     if epochs:
         return f"at epoch {max(epochs)}"
     return "begun" if folder.exists() else "not begun"

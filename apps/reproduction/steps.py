@@ -7,12 +7,24 @@ import subprocess
 import sys
 import time
 
-import reproduction.costs
-import reproduction.figures
-import reproduction.runs
 from app_start import lazy_import
+from reproduction.costs import cost_cells, petaflop
+from reproduction.figures import comparisons_table, figures_table, measured_row
+from reproduction.runs import (
+    APPS,
+    analysis_folder,
+    app_of,
+    as_text,
+    command_of,
+    folder_of,
+    network_of,
+    results_of,
+    state_of,
+    teacher_seed,
+    with_teachers,
+)
 
-backup = lazy_import("sd_keras.backup")
+callbacks = lazy_import("sd_keras.callbacks")
 report = lazy_import("sd_keras.report")
 
 SCALED = "SCALED DOWN ({}): other runs than a paper's, not to be compared with its figures."
@@ -31,24 +43,20 @@ def runs_of(rows, scale, seeds):
         for cell in row.cells
         if cell.measure != "acceleration"
     ]
-    return reproduction.runs.with_teachers(pairs, scale)
+    return with_teachers(pairs, scale)
 
 
 def planned(runs, scale, output):
-    """Returns the commands as text, with what they cost and how far they are."""
+    """Returns the commands as text, with their costs and states."""
     lines, total = [], 0.0
     for run, seed in runs:
-        folder = output / reproduction.runs.folder_of(run, scale, seed)
-        cost = reproduction.costs.petaflop(run, scale)
+        folder = output / folder_of(run, scale, seed)
+        cost = petaflop(run, scale)
         total += cost or 0
-        counted = (
-            "cost not counted" if cost is None else f"{reproduction.costs.shown(cost)[0]} PFLOP"
-        )
-        lines.append(f"# {reproduction.runs.state_of(folder)}; {counted}")
-        lines.append(
-            reproduction.runs.as_text(reproduction.runs.command_of(run, scale, seed, output))
-        )
-    cost, minutes = reproduction.costs.shown(total)
+        counted = "cost not counted" if cost is None else f"{cost_cells(cost)[0]} PFLOP"
+        lines.append(f"# {state_of(folder)}; {counted}")
+        lines.append(as_text(command_of(run, scale, seed, output)))
+    cost, minutes = cost_cells(total)
     lines.append(
         f"# {len(runs)} runs, {cost} PFLOP: {minutes} minutes of an H200 if it achieves "
         "300 TFLOP/s, which is an estimate, not a measurement"
@@ -63,19 +71,19 @@ def carry_out(runs, scale, output, minutes=None):
         runs: what `runs_of` returns.
         scale: a `reproduction.runs.Scale`.
         output: `pathlib.Path` of all runs.
-        minutes: how long, or None.
+        minutes: time limit, or None.
 
     Returns:
-        The names of those that failed, and whether the time is over before the last.
+        The names of those that failed, and whether the time ended before the last.
     """
     failed, begun, left = [], time.monotonic(), minutes
     teachers = {_teacher_of(run, seed, scale) for run, seed in runs}
     waiting = []
     for number, (run, seed) in enumerate(runs, start=1):
-        name = reproduction.runs.folder_of(run, scale, seed)
+        name = folder_of(run, scale, seed)
         where = f"[{number}/{len(runs)}] {name}"
         is_teacher = name in teachers
-        find = reproduction.runs.network_of if is_teacher else reproduction.runs.results_of
+        find = network_of if is_teacher else results_of
         if find(output / name) is None:
             waiting.append((where, name, run, seed))
         else:
@@ -86,7 +94,7 @@ def carry_out(runs, scale, output, minutes=None):
         if index and left is not None and left < LAST_MINUTES:
             return failed, True
         why = _carry_out(where, run, seed, scale, output, left)
-        if why == backup.PREEMPTED:
+        if why == callbacks.PREEMPTED:
             return failed, True
         if why:
             failed.append(f"{name}: {why}")
@@ -94,33 +102,33 @@ def carry_out(runs, scale, output, minutes=None):
 
 
 def _carry_out(where, run, seed, scale, output, minutes):
-    """Carries out one run; returns why it failed, PREEMPTED where the time was over, or None."""
+    """Carries out one run; returns why it failed, PREEMPTED when out of time, or None."""
     teacher = _teacher_of(run, seed, scale)
-    if teacher and reproduction.runs.network_of(output / teacher) is None:
-        print(f"{where}: left out, its teacher is not finished", flush=True)
+    if teacher and network_of(output / teacher) is None:
+        print(f"{where}: skipped, its teacher is not finished", flush=True)
         return "its teacher is not finished"
-    with _alone(output / reproduction.runs.folder_of(run, scale, seed)) as lock:
+    with _alone(output / folder_of(run, scale, seed)) as lock:
         if lock is None:
             return "another process trains it"
-        command = reproduction.runs.command_of(run, scale, seed, output, minutes)
+        command = command_of(run, scale, seed, output, minutes)
         code = _call(where, command, lock)
-    return code if code == backup.PREEMPTED else code and f"exit code {code}"
+    return code if code == callbacks.PREEMPTED else code and f"exit code {code}"
 
 
 def _teacher_of(run, seed, scale):
     """Returns the folder of a run's teacher below the output, or None."""
     if not run.teacher:
         return None
-    of = reproduction.runs.teacher_seed(scale, seed)
-    return reproduction.runs.folder_of(run.teacher, scale, of)
+    of = teacher_seed(scale, seed)
+    return folder_of(run.teacher, scale, of)
 
 
 @contextlib.contextmanager
 def _alone(folder):
-    """Holds a lock beside the folder of a run.
+    """Holds the lock of a run, a file next to its folder.
 
-    Gives the files that a process of the run is to keep open, so that the run stays locked
-    when it outlives this process; None where another process has the lock.
+    Yields a tuple of files that the run's process must keep open, so that the run stays locked
+    when it outlives this process; None where another process holds the lock.
     """
     try:
         import fcntl
@@ -138,21 +146,19 @@ def _alone(folder):
 
 
 def analysed(row, scale, seeds, output):
-    """Measures what a row asks apps/analyze.py for; returns the names of what failed."""
+    """Runs the analyses of a row by apps/analyze.py; returns the names of those that failed."""
     failed = []
     runs = {cell.label: scale.apply(cell.run) for cell in row.cells}
     for words, label, beside in row.analyses:
         for seed in seeds:
             folders = [
-                output / reproduction.runs.folder_of(runs[name], scale, seed)
-                for name in (label, beside)
-                if name
+                output / folder_of(runs[name], scale, seed) for name in (label, beside) if name
             ]
-            target = reproduction.runs.analysis_folder(words, folders[0])
-            if any(reproduction.runs.network_of(folder) is None for folder in folders):
+            target = analysis_folder(words, folders[0])
+            if any(network_of(folder) is None for folder in folders):
                 failed.append(f"{target}: its runs are not finished, or their networks not here")
                 continue
-            command = [sys.executable, reproduction.runs.app_of("analyze.py"), words]
+            command = [sys.executable, app_of("analyze.py"), words]
             command.append(f"--network={folders[0]}")
             command += [f"--beside={folder}" for folder in folders[1:]]
             command += [f"--data_dir={scale.data_dir}"] if scale.data_dir else []
@@ -168,16 +174,16 @@ def analysed(row, scale, seeds, output):
 
 
 def _call(where, command, keep=()):
-    print(f"{where}\n{reproduction.runs.as_text(command)}", flush=True)
+    print(f"{where}\n{as_text(command)}", flush=True)
     # The library of this checkout, whether or not it is installed.
-    paths = [str(reproduction.runs.APPS.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(APPS.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.run(command, env=environment, check=False, pass_fds=keep).returncode
 
 
-def shown(table_name, table, row, scale, seeds, output):
+def show_row(table_name, table, row, scale, seeds, output):
     """Prints a row; returns the sections of a page, as dicts for JSON."""
-    measured = reproduction.figures.measured_row(row, scale, seeds, output)
+    measured = measured_row(row, scale, seeds, output)
     counted = all(cell.measure == "acceleration" for cell in row.cells)
     notes = [table.note, COUNTED if counted else ""]
     notes += [SCALED.format(scale.told())] if scale.is_down else []
@@ -188,8 +194,8 @@ def shown(table_name, table, row, scale, seeds, output):
     for name in ("CIFAR-100", "CIFAR-10", "ImageNet") if scale.dataset else ():
         title = title.replace(name, scale.dataset)
     title += ", SCALED DOWN" if scale.is_down else ""
-    sections = [report.Section(title, *reproduction.figures.figures_table(measured, scale), note)]
-    header, lines = reproduction.figures.comparisons_table(measured)
+    sections = [report.Section(title, *figures_table(measured, scale), note)]
+    header, lines = comparisons_table(measured)
     if lines:
         about = (
             f"Paired t-tests by seed, two-sided, of {len(lines)} comparisons in this row: of "
@@ -225,6 +231,6 @@ def listed(tables, with_costs, scale):
 
 def _cost_of(row, scale):
     runs = runs_of([row], scale, [0])
-    costs = [reproduction.costs.petaflop(run, scale) for run, _ in runs]
+    costs = [petaflop(run, scale) for run, _ in runs]
     total = None if None in costs else sum(costs)
-    return [len(runs), *reproduction.costs.shown(total)]
+    return [len(runs), *cost_cells(total)]

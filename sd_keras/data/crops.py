@@ -14,7 +14,7 @@ import functools
 
 import numpy as np
 
-from sd_keras.data.decoding import decode_part, shape_in_header, slice_of
+from sd_keras.data.decoding import decode_part, may_decode, shape_in_header, slice_of
 from sd_keras.keras_internals import tensorflow as tf
 
 # The paper's images have this height and width before they are cropped.
@@ -74,10 +74,8 @@ def crops(content, form, protocol, size, places, flips, max_pixels):
         content is not of that form, is cut off within the windows, or has too many pixels.
     """
     shape = shape_in_header(content, form)
-    pixels = tf.reduce_prod(tf.cast(shape, "int64"))
     # The bare operation: `tf.debugging.Assert` puts it into a branch, which takes longer.
-    # A form that the header does not tell has no pixels, and is not decoded either.
-    fits = (pixels > 0) & (pixels <= max_pixels)
+    fits = may_decode(shape, max_pixels)
     with tf.control_dependencies([tf.raw_ops.Assert(condition=fits, data=[shape])]):
         shape, content = tf.identity(shape), tf.identity(content)
     decode = functools.partial(decode_part, content, form)

@@ -7,6 +7,16 @@ import functools
 
 from sd_keras.keras_internals import tensorflow as tf
 
+# Height × width above which images are not decoded.
+MAX_PIXELS = 50_000_000
+
+
+def may_decode(shape, max_pixels):
+    """Returns whether an image of int32 (height, width) has pixels, and not too many: a tensor."""
+    pixels = tf.reduce_prod(tf.cast(shape, "int64"))
+    # A form that the header does not tell has no pixels, and is not decoded either.
+    return (pixels > 0) & (pixels <= max_pixels)
+
 
 def shape_in_header(content, form):
     """Returns int32 (height, width) of an image from its first bytes.

@@ -6,12 +6,12 @@ threads decode on every core, and its JPEG decoder reads CMYK.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from os import cpu_count
 
 import numpy as np
 
-from sd_keras.data.decoding import decode_other
+from sd_keras.data.decoding import MAX_PIXELS, decode_other, shape_in_header
 from sd_keras.data.splits import RawSets
 from sd_keras.keras_internals import tensorflow as tf
 
@@ -45,6 +45,7 @@ def read_images(paths, image_size=None):
 def read_image(path, image_size=None):
     """Reads one image file as uint8 (height, width, 3), resized unless `image_size` is None.
 
+    An image of more than `MAX_PIXELS` is refused by its header, before it takes memory.
     A rotation noted in the EXIF data is not applied, as the pixels are what networks are
     trained on elsewhere, too.
     """
@@ -52,7 +53,16 @@ def read_image(path, image_size=None):
     with tf.device("CPU:0"):
         try:
             content = tf.io.read_file(str(path))
-            if tf.io.is_jpeg(content):
+            form = "jpeg" if tf.io.is_jpeg(content) else "other"
+            height, width = _read_header(form)(content).numpy()
+            if not height or not width:
+                raise tf.errors.InvalidArgumentError(None, None, "unknown format")
+            if int(height) * int(width) > MAX_PIXELS:
+                raise ValueError(
+                    f"Every file of an image folder must have at most {MAX_PIXELS} pixels. "
+                    f"Received: path={str(path)!r} of {height} x {width}"
+                )
+            if form == "jpeg":
                 # The default inverse transform trades accuracy for a speed that resizing hides.
                 image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
             else:
@@ -63,6 +73,13 @@ def read_image(path, image_size=None):
                 f"({type(error).__name__}). Received: path={str(path)!r}"
             ) from error
         return np.asarray(image) if image_size is None else np.asarray(resize(image, image_size))
+
+
+@cache
+def _read_header(form):
+    """Returns `shape_in_header` of a form as a TensorFlow function, which is traced once."""
+    read = tf.function(lambda content: shape_in_header(content, form), autograph=False)
+    return read.get_concrete_function(tf.TensorSpec([], "string"))
 
 
 def resize(images, image_size):

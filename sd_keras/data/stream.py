@@ -10,6 +10,7 @@ import numpy as np
 
 from sd_keras.data.batches import check_whole
 from sd_keras.data.crops import PAPER_SIZE, PROTOCOLS
+from sd_keras.data.decoding import MAX_PIXELS
 from sd_keras.data.encoded import Source, open_source
 from sd_keras.keras_internals import tensorflow as tf
 
@@ -86,7 +87,7 @@ def stream(
     views=1,
     seed=0,
     max_bad_images=0.01,
-    max_pixels=50_000_000,
+    max_pixels=MAX_PIXELS,
     shard=(0, 1),
 ):
     """Opens a data set of image files as a `Stream`, which describes the arguments.

@@ -1,8 +1,7 @@
 """Trained networks as artifacts: for TF Serving, for phones, for other runtimes, for Keras."""
 
-from sd_keras.export.cascade import lite_cascade
 from sd_keras.export.keras_file import write_keras as keras
-from sd_keras.export.lite_file import lite
+from sd_keras.export.lite_file import lite, lite_cascade
 from sd_keras.export.onnx_file import onnx
 from sd_keras.export.saved_model import saved_model
 

@@ -1,7 +1,7 @@
 """Encoded images to the pixels that a network takes, inside a TensorFlow graph."""
 
 from sd_keras.data.crops import PAPER_SIZE, crops
-from sd_keras.data.decoding import decode_other, shape_in_header
+from sd_keras.data.decoding import decode_other, may_decode, shape_in_header
 from sd_keras.data.images import resize
 
 PREPROCESSING = ("resize", "center_crop")
@@ -73,8 +73,7 @@ def checked(content, size, max_pixels):
     """Returns an encoded image once its size from the header is known to be allowed."""
     import tensorflow as tf
 
-    size = tf.cast(size, "int64")
-    fits = (tf.reduce_min(size) > 0) & (tf.reduce_prod(size) <= max_pixels)
+    fits = may_decode(size, max_pixels)
     message = (
         "`image_bytes` must hold JPEG, PNG or BMP images of at most "
         f"{max_pixels} pixels. Received: one of height and width (0: of another form)"

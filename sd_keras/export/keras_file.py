@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from sd_keras.checkpoints import write_whole
-from sd_keras.export.parts import folders_above, new_path
+from sd_keras.export.parts import ENSEMBLE, chosen, ensure_parent, new_path
 from sd_keras.models.exits import exit_names, submodel
 from sd_keras.models.stock import stock
 
@@ -32,21 +32,20 @@ def write_keras(network, path, exit=None, fold=False, packages=()):
     """
     path = new_path(path, ".keras")
     model = stock(_answering(network, exit), fold, packages)
-    with folders_above(path):
+    with ensure_parent(path):
         write_whole(path, model.save)
 
 
 def _answering(network, exit):
     """Returns the model of what is asked for, on the network's own layers."""
     names = exit_names(network)
+    chosen(network, exit)  # refuses another exit
     if exit is None:
         return network
-    if exit == "ensemble":
+    if exit == ENSEMBLE:
         logits = [network.output[name] for name in names]
         probabilities = [layers.Softmax(dtype="float32")(each) for each in logits]
         # Average wants two at least.
         mean = layers.Average(dtype="float32")(probabilities) if names[1:] else probabilities[0]
         return keras.Model(network.input, mean, name=f"{network.name}_ensemble")
-    if exit not in names:
-        raise ValueError(f"`exit` must be one of {[*names, 'ensemble']}. Received: exit={exit!r}")
     return submodel(network, exit)

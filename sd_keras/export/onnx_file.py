@@ -51,17 +51,6 @@ def onnx(network, path, exit=None, opset=17, image_type="uint8"):
     check_machine("onnx", "onnx")
     path = new_path(path, ".onnx")
     chosen(network, exit)  # refuses another exit
-    _check_options(opset, image_type)
-    shape = image_shape(network)
-    function = _function(inference_form(network), exit, shape, image_type)
-    content = _named(_convert(function, opset)).SerializeToString()
-    image = probe_image(shape).repeat(2, 0).astype(image_type)
-    expected = {name: np.asarray(value) for name, value in function(image).items()}
-    check_answers(_run(content, image), expected, TOLERANCE)
-    write_file(path, content)
-
-
-def _check_options(opset, image_type):
     if opset not in OPSETS:
         raise ValueError(
             f"`opset` must be an integer {OPSETS[0]}…{OPSETS[-1]}. Received: opset={opset!r}"
@@ -70,6 +59,13 @@ def _check_options(opset, image_type):
         raise ValueError(
             f"`image_type` must be one of {IMAGE_TYPES}. Received: image_type={image_type!r}"
         )
+    shape = image_shape(network)
+    function = _function(inference_form(network), exit, shape, image_type)
+    content = _convert(function, opset).SerializeToString()
+    image = probe_image(shape).repeat(2, 0).astype(image_type)
+    expected = {name: np.asarray(value) for name, value in function(image).items()}
+    check_answers(_run(content, image), expected, TOLERANCE)
+    write_file(path, content)
 
 
 def _function(network, exit, shape, image_type):
@@ -78,12 +74,7 @@ def _function(network, exit, shape, image_type):
 
     serve = _all_answers(network) if exit is None else answer(network, exit)
     specification = tf.TensorSpec((None, *shape), image_type, name="image")
-
-    @tf.function(input_signature=[specification])
-    def convertible(image):
-        return serve(tf.cast(image, "float32"))
-
-    return convertible
+    return tf.function(lambda image: serve(tf.cast(image, "float32")), [specification])
 
 
 def _all_answers(network):
@@ -123,11 +114,6 @@ def _convert(function, opset):
         )
     finally:
         logger.setLevel(level)
-    return model
-
-
-def _named(model):
-    """Calls the first dimension of all inputs and outputs `batch`."""
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     return model

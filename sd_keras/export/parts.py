@@ -6,13 +6,14 @@ import os
 import pathlib
 import shutil
 import tempfile
+import unicodedata
 
 import keras
 import numpy as np
 from keras import ops
 
-from sd_keras import inference
 from sd_keras.checkpoints import write_whole
+from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.models.stock import inference_form as folded
 
@@ -34,7 +35,7 @@ def inference_form(network):
 
 
 @contextlib.contextmanager
-def folders_above(path):
+def ensure_parent(path):
     """Makes the folders above a path; where writing fails those that it made go again."""
     made = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
@@ -48,9 +49,9 @@ def folders_above(path):
 
 
 @contextlib.contextmanager
-def written_aside(folder):
+def atomic_directory(folder):
     """Yields where to make what is to become a folder, which appears whole or not at all."""
-    with folders_above(folder):
+    with ensure_parent(folder):
         # On the same disk, to be renamed. Servers poll the folder above for new numbers, and a
         # name that is no number is no version to them.
         aside = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
@@ -90,14 +91,14 @@ def answer(network, name):
         logits = [ops.cast(outputs[member], "float32") for member in members]
         # Averaged as probabilities: in int8 the way through logarithms costs five times the error.
         mean = sum(ops.softmax(z) for z in logits) / len(logits)
-        joined = logits[0] if len(logits) == 1 else inference.ensemble_logits(logits)
+        joined = logits[0] if len(logits) == 1 else ensemble_logits(logits)
         return {"logits": joined, "probabilities": mean}
 
     return serve
 
 
-def new_path(path, ending=""):
-    """Returns a path at which nothing stands yet.
+def new_path(path, ending="", argument="path"):
+    """Returns a path at which nothing exists yet.
 
     Raises:
         ValueError: if it ends otherwise.
@@ -105,15 +106,17 @@ def new_path(path, ending=""):
     """
     path = pathlib.Path(path)
     if path.suffix != ending and ending:
-        raise ValueError(f"`path` must end in {ending}. Received: path={str(path)!r}")
+        raise ValueError(f"`{argument}` must end in {ending}. Received: {argument}={str(path)!r}")
     if path.exists():
-        raise FileExistsError(f"`path` must not exist yet. Received: path={str(path)!r}")
+        raise FileExistsError(
+            f"`{argument}` must not exist yet. Received: {argument}={str(path)!r}"
+        )
     return path
 
 
 def write_file(path, content):
     """Writes bytes so that the file is there wholly or not at all, its folder with it."""
-    with folders_above(path):
+    with ensure_parent(path):
         write_whole(path, lambda aside: aside.write_bytes(content))
 
 
@@ -150,6 +153,22 @@ def image_shape(network):
             f"`network` must take images of a known size. Received: network with input {shape}"
         )
     return shape
+
+
+def check_class_names(class_names, classes):
+    """Returns the names of the classes as a list of texts.
+
+    Raises:
+        ValueError: unless there is one per class, each a line without control characters.
+    """
+    names = [str(name) for name in class_names]
+    kinds = {unicodedata.category(letter) for name in names for letter in name}
+    if len(names) != classes or kinds & {"Cc", "Cs", "Zl", "Zp"}:
+        raise ValueError(
+            f"`class_names` must be None or {classes} names, one per class, without control "
+            f"characters. Received: class_names={class_names!r}"
+        )
+    return names
 
 
 def probe_image(shape):

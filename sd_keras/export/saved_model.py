@@ -17,25 +17,29 @@ import re
 
 import numpy as np
 
+from sd_keras import keras_internals
 from sd_keras.data.batches import check_whole
+from sd_keras.data.decoding import MAX_PIXELS
 from sd_keras.export import model_card, serving_configs
 from sd_keras.export.encoded_images import check_preprocessing
 from sd_keras.export.parts import (
+    atomic_directory,
+    check_answers,
+    check_class_names,
     check_machine,
     image_shape,
     inference_form,
     new_path,
-    written_aside,
+    probe_image,
 )
-from sd_keras.export.signatures import CLASSIFY, signatures_of
-from sd_keras.export.trial import requests_of, try_out
-from sd_keras.export.warmup import CLASSIFY_METHOD, write_warmup
-from sd_keras.inference import Policy, ensemble_logits
-from sd_keras.inference.confidence import temperatures_of
+from sd_keras.export.warmup import CLASSIFY, CLASSIFY_METHOD, write_warmup
+from sd_keras.inference import ensemble_logits
+from sd_keras.inference.policy import check_exits, temperatures_of
 from sd_keras.models import sections
 from sd_keras.models.exits import exit_names
 
-MAX_PIXELS = 50_000_000
+# Largest difference of logits, as a share of the largest, that folding may make.
+TOLERANCE = 1e-2
 
 
 def saved_model(
@@ -73,56 +77,55 @@ def saved_model(
         ValueError, RuntimeError: for an argument that does not fit; if the export answers
             otherwise than the network.
     """
-    content = {"policy": policy, "temperatures": temperatures, "about": about or {}}
-    content |= {"ensemble_weights": ensemble_weights, "class_names": class_names}
-    content |= {"preprocessing": preprocessing, "max_pixels": max_pixels}
-    _write_aside(network, path, _checked(network, content))
-
-
-def _checked(network, content):
-    """Returns the arguments of `saved_model` with what stands for their None."""
     check_machine("saved_model")
     names = exit_names(network)
     classes = network.output[names[-1]].shape[-1]
-    _check_policy(content["policy"], len(names))
-    check_preprocessing(content["preprocessing"], image_shape(network))
-    check_whole("max_pixels", content["max_pixels"], 1)
-    if content["ensemble_weights"] is not None:
-        ensemble_logits([np.zeros((1, 2))] * len(names), content["ensemble_weights"])
-    temperatures = _temperatures(content["temperatures"], content["policy"], len(names))
-    class_names = _class_names(content["class_names"], classes)
+    if policy is not None:
+        check_exits(policy, len(names))
+    check_preprocessing(preprocessing, image_shape(network))
+    check_whole("max_pixels", max_pixels, 1)
+    if ensemble_weights is not None:
+        ensemble_logits([np.zeros((1, 2))] * len(names), ensemble_weights)
+    about = about or {}
     try:
-        json.dumps(content["about"])
+        json.dumps(about)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`about` must hold what JSON can: {error}. Received: about={content['about']!r}"
+            f"`about` must hold what JSON can: {error}. Received: about={about!r}"
         ) from error
-    return content | {"temperatures": temperatures, "class_names": class_names}
-
-
-def _write_aside(network, path, content):
+    content = {
+        "policy": policy,
+        "temperatures": _temperatures(temperatures, policy, len(names)),
+        "ensemble_weights": ensemble_weights,
+        "class_names": check_class_names(
+            range(classes) if class_names is None else class_names, classes
+        ),
+        "preprocessing": preprocessing,
+        "max_pixels": max_pixels,
+        "about": about,
+    }
     path = new_path(path)
-    with written_aside(path) as aside:
+    with atomic_directory(path) as aside:
         _write(network, aside, _model_name(path, network), content)
 
 
 def _write(network, folder, model_name, content):
-    """Writes the SavedModel and what goes with it into a new folder."""
+    """Writes the SavedModel and what belongs to it into a new folder."""
     import tensorflow as tf
 
-    from sd_keras.export.answers import Answers
+    from sd_keras.export.signatures import SignatureFunctions, signatures_of
 
     shape, policy = network.input_shape[1:], content["policy"]
     inference = inference_form(network)
     rule = policy.rule if policy else "max_probability"
     scales = [content[name] for name in ("temperatures", "ensemble_weights")]
-    answers = Answers(sections(inference), shape, rule, *scales)
+    functions = SignatureFunctions(sections(inference), shape, rule, *scales)
     arguments = [content[name] for name in ("class_names", "preprocessing", "max_pixels")]
     signatures = signatures_of(
-        answers, exit_names(network), policy and policy.thresholds, *arguments
+        functions, exit_names(network), policy and policy.thresholds, *arguments
     )
     requests = requests_of(list(signatures), shape)
-    try_out(signatures, requests, network)
+    verify(signatures, requests, network)
     module = tf.Module()
     module.network_variables = [variable.value for variable in inference.variables]
     tf.saved_model.save(module, str(folder), signatures)
@@ -133,27 +136,17 @@ def _write(network, folder, model_name, content):
         updater.save()
     extra = folder / "assets.extra"
     extra.mkdir()
-    _write_extra(network, extra, model_name, content)
-    write_warmup(folder, requests, model_name)
-
-
-def _write_extra(network, extra, model_name, content):
-    """Writes what people, servers and clients need beside the graph."""
     card = model_card.card(network, model_name, content)
-    (extra / "model_card.json").write_text(model_card.as_json(card))
-    (extra / "model_card.md").write_text(model_card.as_markdown(card))
-    (extra / "class_names.txt").write_text("\n".join(content["class_names"]) + "\n")
-    config = serving_configs.models_config(model_name, f"/models/{model_name}")
-    (extra / "models.config").write_text(config)
-    (extra / "batching.config").write_text(serving_configs.batching_config())
-
-
-def _check_policy(policy, exits):
-    if policy is not None and (not isinstance(policy, Policy) or policy.exits != exits):
-        raise ValueError(
-            f"`policy` must be a sd_keras.inference.Policy for {exits} exits. "
-            f"Received: policy={policy!r}"
-        )
+    texts = {
+        "model_card.json": model_card.as_json(card),
+        "model_card.md": model_card.as_markdown(card),
+        "class_names.txt": "\n".join(content["class_names"]) + "\n",
+        "models.config": serving_configs.models_config(model_name, f"/models/{model_name}"),
+        "batching.config": serving_configs.batching_config(),
+    }
+    for name, text in texts.items():
+        (extra / name).write_text(text)
+    write_warmup(folder, requests, model_name)
 
 
 def _temperatures(temperatures, policy, exits):
@@ -168,19 +161,69 @@ def _temperatures(temperatures, policy, exits):
     return list(policy.temperatures)
 
 
-def _class_names(class_names, classes):
-    if class_names is None:
-        return [str(number) for number in range(classes)]
-    names = [str(name) for name in class_names]
-    if len(names) != classes or any(len(name.splitlines()) > 1 for name in names):
-        raise ValueError(
-            f"`class_names` must be {classes} texts of one line, one per class. "
-            f"Received: class_names={class_names!r}"
-        )
-    return names
-
-
 def _model_name(path, network):
     """Returns the name to serve the model by: that of the folder that holds the versions."""
     name = path.absolute().parent.name if path.name.isdigit() else network.name
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "model"
+
+
+def requests_of(names, shape):
+    """Returns pairs of a signature and its inputs by name: one image, and eight, of each.
+
+    Args:
+        names: of the signatures.
+        shape: `(h, w, c)` of the images.
+    """
+    image = probe_image(shape).astype("uint8")
+    contents = _encoded(image[0]) if any(name.endswith("_bytes") for name in names) else None
+    shallow = len([name for name in names if re.fullmatch(r"exit_\d+", name)]) - 1
+    requests = []
+    for name in sorted(names):
+        for count in (1, 8):
+            inputs = {"image": image.repeat(count, 0)}
+            if name.endswith("_bytes"):
+                inputs = {"image_bytes": [contents[0]] * count}
+            if name == CLASSIFY:
+                inputs = {"inputs": [contents[1]] * count}
+            if "thresholds" in name:  # above any: the whole network is run
+                inputs["thresholds"] = np.full((count, shallow), np.inf, "float32")
+            requests.append((name, inputs))
+    return requests
+
+
+def verify(signatures, requests, network):
+    """Raises RuntimeError unless all requests are answered, and the exits' as by the network.
+
+    Args:
+        signatures: concrete functions by name.
+        requests: of `requests_of`.
+        network: that was exported.
+    """
+    import tensorflow as tf
+
+    outputs = None
+    for name, inputs in requests:
+        kinds = signatures[name].structured_input_signature[0]
+        tensors = (tf.constant(value, kind.dtype) for value, kind in zip(inputs.values(), kinds))
+        answer = {key: np.asarray(value) for key, value in signatures[name](*tensors).items()}
+        if name in network.output and len(answer["logits"]) == 1:
+            if outputs is None:
+                outputs = network(inputs["image"], training=False)
+            expected = np.asarray(outputs[name]).astype("float32")
+            check_answers(answer, {"logits": expected}, _tolerance(network))
+
+
+def _tolerance(network):
+    """A network of half precision answers otherwise than its float32 form, and may."""
+    half = any("16" in layer.compute_dtype for layer in keras_internals.flatten_layers(network))
+    return None if half else TOLERANCE
+
+
+def _encoded(image):
+    """Returns an image as a PNG file, and as a serialized tf.train.Example of that."""
+    import tensorflow as tf
+
+    png = tf.io.encode_png(image).numpy()
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))
+    features = tf.train.Features(feature={"image/encoded": feature})
+    return png, tf.train.Example(features=features).SerializeToString()

@@ -5,6 +5,7 @@ Nothing here runs a server; each function returns the text of one file.
 
 import json
 import re
+import shlex
 
 # TF Serving's names of its fields, in the order in which they are written.
 BATCHING = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
@@ -138,11 +139,11 @@ def docker_command(model_name, base_path, configs=None, image="tensorflow/servin
         f"--mount type=bind,source={_quoted(base_path)},target={inside},readonly",
     ]
     if configs is None:
-        parts += [f"-e MODEL_NAME={model_name} {image}"]
+        parts += [f"-e MODEL_NAME={model_name} {shlex.quote(image)}"]
     else:
         parts += [
             f"--mount type=bind,source={_quoted(configs)},target=/configs,readonly",
-            f"{image} --model_config_file=/configs/models.config",
+            f"{shlex.quote(image)} --model_config_file=/configs/models.config",
             "--enable_batching --batching_parameters_file=/configs/batching.config",
         ]
     return " \\\n  ".join(parts) + "\n"

@@ -1,15 +1,159 @@
-"""The signatures of a SavedModel: which there are, and in which forms they take images."""
+"""The signatures of a SavedModel: exits, ensemble and early exit as TensorFlow graphs.
+
+Each section of a network is one TensorFlow function that all signatures call, so that its graph
+is stored once. TensorFlow inlines it where a signature runs, and drops the heads of exits that
+the signature does not ask for.
+"""
+
+import tensorflow as tf
+from keras import ops
 
 from sd_keras.export.encoded_images import CHANNELS, decoder
+from sd_keras.export.warmup import CLASSIFY
+from sd_keras.inference import ensemble_logits
+from sd_keras.inference.policy import rule_named
 
-CLASSIFY = "classify"
+
+class SignatureFunctions:
+    """Builds the functions behind the signatures from the sections of a network.
+
+    Args:
+        sections: of `sd_keras.models.sections`.
+        shape: `(h, w, c)` of the images.
+        rule: by which early exit tells how sure an exit is; see `sd_keras.inference.RULES`.
+        temperatures: what the logits of each exit are divided by for its probabilities.
+        weights: of the exits in the ensemble, or None for equal ones.
+    """
+
+    def __init__(self, sections, shape, rule, temperatures, weights):
+        self.shape = tuple(shape)
+        self.rule = rule_named(rule)
+        self.temperatures = tuple(temperatures)
+        self.weights = weights
+        self.sections = [_traced(section) for section in sections]
+
+    def at_exit(self, index):
+        """Returns the function that answers an image by the exit at an index."""
+
+        def answer(image):
+            logits = self._all_logits(image, index + 1)[-1]
+            return _answer(logits, logits / self.temperatures[index])
+
+        return answer
+
+    def ensemble(self, image):
+        """Answers by the mean of the exits' probabilities."""
+        logits = self._all_logits(image, len(self.sections))
+        mean = ensemble_logits([z / t for z, t in zip(logits, self.temperatures)], self.weights)
+        return _answer(mean, mean)
+
+    def early_exit(self, image, thresholds):
+        """Answers each image by the first exit that is sure enough.
+
+        Args:
+            image: uint8 `(n, h, w, c)`.
+            thresholds: `(n, exits - 1)` of at least 0, a row an image, so that a server may join
+                the requests of several clients.
+        """
+        shallow = len(self.sections) - 1
+        message = f"`thresholds` must be float32 (n, {shallow}) of at least 0, a row an image"
+        rows = tf.shape(image)[0]
+        fits = tf.reduce_all(tf.shape(thresholds) == [rows, shallow])
+        fits &= tf.reduce_all(thresholds >= 0)  # NaN is not
+        thresholds = _shaped(thresholds, fits, rows, [shallow], message)
+        thresholds = tf.cast(thresholds, "float64")
+        logits, exits, confidence = self._from(0, [self._pixels(image)], thresholds, None)
+        temperatures = tf.gather(tf.constant(self.temperatures, "float32"), exits - 1)
+        answer = _answer(logits, logits / temperatures[:, None])
+        return answer | {"exit": exits, "confidence": tf.cast(confidence, "float32")}
+
+    def _pixels(self, image):
+        """Checks images, and brings them into the form that the first section takes."""
+        # C++ sessions do not compare what they are fed with the shape of the signature, and
+        # some kernels end the process where there are no rows.
+        size = tf.shape(image)
+        message = f"`image` must be uint8 (n, {', '.join(map(str, self.shape))}), n at least 1"
+        fits = tf.reduce_all(size[1:] == self.shape) & (size[0] > 0)
+        image = _shaped(image, fits, size[0], self.shape, message)
+        return tf.cast(image, "float32")
+
+    def _all_logits(self, image, count):
+        """Returns the logits of the first `count` exits."""
+        handed_on, found = [self._pixels(image)], []
+        for section in self.sections[:count]:
+            logits, handed_on = section(*handed_on)
+            found.append(logits)
+        return found
+
+    def _from(self, index, handed_on, thresholds, earlier):
+        """Returns logits, exits and confidences of the rows that reach the section at an index.
+
+        Args:
+            index: of the section.
+            handed_on: tensors of these rows, from the section before.
+            thresholds: of these rows, `(n, exits - 1)`.
+            earlier: classes `(n, index)` that the exits before predicted; None at the first.
+        """
+        logits, handed_on = self.sections[index](*handed_on)
+        # In double precision, as thresholds are chosen: near 1, float32 knows few numbers.
+        scaled = tf.cast(logits, "float64") / self.temperatures[index]
+        confidence = tf.cast(self.rule(scaled, earlier, ops), "float64")
+        exits = tf.fill([tf.shape(logits)[0]], index + 1)
+        here = (logits, exits, confidence)
+        if index + 1 == len(self.sections):
+            return here
+        predicted = tf.argmax(logits, -1)[:, None]
+        earlier = predicted if earlier is None else tf.concat([earlier, predicted], 1)
+        # Logits that are not finite let no row leave. Not written as ~(a >= b): TensorFlow's
+        # optimizer turns that into a < b, which is otherwise for NaN.
+        finite = tf.reduce_all(tf.math.is_finite(logits), -1)
+        stays = tf.where((confidence < thresholds[:, index]) | ~finite)
+
+        def deeper():
+            rows = stays[:, 0]
+            given = [tf.gather(tensor, rows) for tensor in handed_on]
+            found = self._from(
+                index + 1, given, tf.gather(thresholds, rows), tf.gather(earlier, rows)
+            )
+            return tuple(
+                tf.tensor_scatter_nd_update(own, stays, other) for own, other in zip(here, found)
+            )
+
+        return tf.cond(tf.size(stays) > 0, deeper, lambda: here)
+
+
+def _traced(section):
+    """Returns a section as a TensorFlow function of its inputs: logits, and what it hands on."""
+    signature = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in section.inputs]
+    takes_one = not isinstance(section.input, (list, tuple))
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run(*given):
+        outputs = section(given[0] if takes_one else list(given), training=False)
+        return tf.cast(outputs["logits"], "float32"), list(outputs["handed_on"])
+
+    return run
+
+
+def _shaped(tensor, fits, rows, shape, message):
+    """Returns a tensor as `(rows, *shape)`; running it fails unless it fits."""
+    received = [f"{message}. Received: shape", tf.shape(tensor), "values", tensor]
+    check = tf.debugging.Assert(fits, received)
+    with tf.control_dependencies([check]):
+        # As data, too: the optimiser drops a reshape that it finds needless, the check with it.
+        rows = tf.where(fits, rows, -2)
+        return tf.reshape(tensor, tf.concat([[rows], shape], 0))
+
+
+def _answer(logits, scaled):
+    return {"logits": logits, "probabilities": tf.nn.softmax(scaled)}
 
 
 def signatures_of(answers, names, thresholds, class_names, preprocessing, max_pixels):
     """Returns the TensorFlow functions of all signatures by name.
 
     Args:
-        answers: `sd_keras.export.answers.Answers`.
+        answers: `SignatureFunctions`.
         names: of the exits, shallow to deep.
         thresholds: of early exit; None leaves out the signature that has its own.
         class_names: one per class.
@@ -18,8 +162,6 @@ def signatures_of(answers, names, thresholds, class_names, preprocessing, max_pi
     Returns:
         A dict to concrete functions; those of encoded images for 1 or 3 channels only.
     """
-    import tensorflow as tf
-
     pixels = tf.TensorSpec([None, *answers.shape], "uint8", name="image")
     contents = tf.TensorSpec([None], "string", name="image_bytes")
     levels = tf.TensorSpec([None, len(names) - 1], "float32", name="thresholds")
@@ -45,8 +187,6 @@ def signatures_of(answers, names, thresholds, class_names, preprocessing, max_pi
 
 
 def _with_thresholds(early_exit, thresholds):
-    import tensorflow as tf
-
     def answer(image):
         rows = tf.tile(tf.constant([thresholds], "float64"), [tf.shape(image)[0], 1])
         return early_exit(image, rows)
@@ -65,8 +205,6 @@ def _of_bytes(function, decode):
 
 def _classify(function, decode, class_names):
     """Returns the function of serialized tf.train.Example, as TF Serving's Classify asks for it."""
-    import tensorflow as tf
-
     form = {"image/encoded": tf.io.FixedLenFeature([], "string")}
 
     def answer(inputs):

@@ -6,6 +6,8 @@ import pathlib
 FILE = pathlib.Path("assets.extra/tf_serving_warmup_requests")
 # TF Serving refuses to load a model with more.
 MOST_RECORDS = 1000
+# Name and method of the signature that TF Serving's Classify asks.
+CLASSIFY = "classify"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 
 

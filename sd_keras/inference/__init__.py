@@ -1,13 +1,10 @@
 """What a trained network answers: its exits together, or the first that is confident enough."""
 
-from sd_keras.inference.anytime import Anytime
-from sd_keras.inference.confidence import RULES, confidences
-from sd_keras.inference.curves import Curve, curve
-from sd_keras.inference.early_exit import EarlyExit
+from sd_keras.inference.curves import Curve, curve, path_costs
+from sd_keras.inference.early_exit import Anytime, EarlyExit
 from sd_keras.inference.ensemble import ensemble_logits, fit_ensemble_weights
 from sd_keras.inference.outcome import Outcome, measure
-from sd_keras.inference.paths import path_costs
-from sd_keras.inference.policy import Policy, decide
+from sd_keras.inference.policy import RULES, Policy, confidences, decide
 from sd_keras.inference.temperature import fit_temperature, fit_temperatures
 from sd_keras.inference.thresholds import choose_thresholds
 

@@ -95,7 +95,7 @@ def per_exit(name, values, exits, smallest=0.0):
         values += [np.nan] * extra
     try:
         array = np.asarray(values, "float64")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
     if array.shape != (exits,) or not (np.isfinite(array) & (array >= smallest)).all():
         raise ValueError(

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sd_keras.inference.arrays import class_numbers, exits_of, per_exit
-from sd_keras.inference.confidence import confidences, predictions
-from sd_keras.inference.policy import Policy, check_exits
+from sd_keras.inference.policy import Policy, check_exits, confidences, predictions
 
 
 @dataclass(frozen=True)

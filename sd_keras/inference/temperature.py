@@ -13,8 +13,7 @@ BOUNDS = (0.05, 20.0)
 def fit_temperature(logits, labels, bounds=BOUNDS):
     """Finds the temperature of least cross entropy (Guo et al. 2017, section 4.2).
 
-    softmax(logits / T) is convex in 1 / T; the minimum is found to 1e-9 by Newton's method
-    within a bracket.
+    The cross entropy of softmax(logits / T) is convex in 1 / T; its minimum is found to 1e-9.
 
     Args:
         logits: `(n, classes)` of one exit; held-out images.
@@ -29,6 +28,8 @@ def fit_temperature(logits, labels, bounds=BOUNDS):
     Raises:
         ValueError: for logits, labels or bounds that do not fit.
     """
+    from scipy import optimize
+
     (logits,) = exits_of([logits])
     labels = class_numbers(labels, *logits.shape)
     smallest, largest = _checked(bounds)
@@ -37,13 +38,13 @@ def fit_temperature(logits, labels, bounds=BOUNDS):
         (low, largest, "the logits tell next to nothing about the labels"),
         (high, smallest, "next to every row is classified rightly"),
     ):
-        slope, _ = _slope_and_curvature(logits, labels, inverse)
+        slope = _slope(inverse, logits, labels)
         if slope >= 0 if inverse == low else slope <= 0:
             warnings.warn(
                 f"the temperature is at its bound {bound:g}: {why}", RuntimeWarning, stacklevel=2
             )
             return bound
-    return float(1 / _root(logits, labels, low, high))
+    return float(1 / optimize.brentq(_slope, low, high, (logits, labels), rtol=1e-9))
 
 
 def fit_temperatures(logits, labels, bounds=BOUNDS):
@@ -72,31 +73,13 @@ def _checked(bounds):
     return smallest, largest
 
 
-def _slope_and_curvature(logits, labels, inverse):
-    """First and second derivative of the mean cross entropy with respect to 1 / T."""
-    slope = curvature = 0.0
+def _slope(inverse, logits, labels):
+    """Derivative of the mean cross entropy with respect to 1 / T, which only rises."""
+    slope = 0.0
     for block in blocks(len(labels)):
         z = logits[block].astype("float64")
         z -= z[np.arange(len(z)), labels[block]][:, None]
         scaled = inverse * z
         p = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
-        mean = (p * z).sum(axis=1)
-        slope += mean.sum()
-        curvature += (p * (z - mean[:, None]) ** 2).sum()
-    return slope / len(labels), curvature / len(labels)
-
-
-def _root(logits, labels, low, high):
-    """Where the slope, which only rises, is zero between `low` and `high`."""
-    inverse = 1.0 if low < 1 < high else (low * high) ** 0.5
-    for _ in range(100):
-        slope, curvature = _slope_and_curvature(logits, labels, inverse)
-        low, high = (inverse, high) if slope < 0 else (low, inverse)
-        step = inverse - slope / curvature if curvature > 0 else low
-        # Newton's step may leave the bracket where the curvature is small.
-        following = step if low < step < high else (low * high) ** 0.5
-        if abs(following - inverse) <= 1e-9 * inverse:
-            return following
-        inverse = following
-    return inverse
+        slope += ((p * z).sum(axis=1) / p.sum(axis=1)).sum()
+    return slope / len(labels)

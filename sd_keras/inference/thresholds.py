@@ -40,7 +40,7 @@ def choose_thresholds(
         max_cost: average, in the unit of the costs; without `max_drop` it asks for the most
             accurate policy that keeps it, with it the cheapest must.
         confidence_level: above 0.5, below 1: how often either promise is kept on the population
-            of the images. None takes what keeps it on these very rows, all of them, which on
+            of the images. None or 0 takes what keeps it on these very rows, all of them, which on
             new ones holds about as often as not, or less.
         seed: of the halves of the rows.
 
@@ -50,7 +50,8 @@ def choose_thresholds(
     Raises:
         ValueError: if no policy passes, or an argument does not fit.
     """
-    _check_targets(max_drop, max_cost, confidence_level)
+    check_promise(max_drop, max_cost, confidence_level)
+    confidence_level = confidence_level or None
     exits = exits_of(logits)
     labels = class_numbers(labels, *exits[0].shape)
     search, proof = _halves(len(labels), confidence_level, seed)
@@ -77,7 +78,8 @@ def _last_that_keeps(outcomes, max_drop, max_cost, confidence_level):
     return last
 
 
-def _check_targets(max_drop, max_cost, confidence_level):
+def check_promise(max_drop, max_cost, confidence_level):
+    """Raises ValueError for a promise that `choose_thresholds` does not take."""
     if max_drop is None and max_cost is None:
         raise ValueError(
             "`max_drop` or `max_cost` must be given. Received: max_drop=None, max_cost=None"
@@ -90,11 +92,31 @@ def _check_targets(max_drop, max_cost, confidence_level):
             "`max_drop` must be a share of 1, above -1 and below 1, such as 0.01 for a point. "
             f"Received: max_drop={max_drop!r}"
         )
-    if confidence_level is not None and not 0.5 < confidence_level < 1:
+    if confidence_level and not 0.5 < confidence_level < 1:
         raise ValueError(
-            "`confidence_level` must be above 0.5 and below 1, or None. "
+            "`confidence_level` must be above 0.5 and below 1, or 0 for no promise. "
             f"Received: confidence_level={confidence_level!r}"
         )
+
+
+def explain_no_early_exit(shares, drops, confidence_level, rows):
+    """Returns a line that says why no row leaves early, and what helps; None if some do.
+
+    Args:
+        shares: of the rows that leave at each exit, one list per drop.
+        drops: `max_drop` of each; None for no such promise.
+        confidence_level: of `choose_thresholds`.
+        rows: number of labelled images.
+    """
+    pairs = [(drop, each) for drop, each in zip(drops, shares) if drop is not None]
+    kept = [f"{100 * drop:g} %" for drop, each in pairs if not any(each[:-1])]
+    if not confidence_level or not kept:
+        return None
+    return (
+        f"no image leaves early at a drop of {', '.join(kept)}: {rows} validation images do not "
+        f"prove it for {100 * confidence_level:g} of 100 times. What helps: more validation "
+        "images, a larger max_drop, or confidence_level=0"
+    )
 
 
 def _halves(rows, confidence_level, seed):

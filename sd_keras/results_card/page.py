@@ -24,7 +24,8 @@ CURVE = (
 )
 RELIABILITY = (
     "Bars: accuracy by confidence, as the network outputs it; circles: after the temperature. On "
-    "the diagonal the confidence equals the accuracy; fainter bars hold fewer images."
+    "the diagonal the confidence equals the accuracy; fainter bars and smaller circles hold fewer "
+    "images."
 )
 
 

@@ -157,8 +157,10 @@ def reliability_diagrams(measured, calibrated):
     figure, cells = axes(rows, columns, (2.6, 2.6))
     for index, (axis, (name, bins)) in enumerate(zip(cells, measured.items())):
         reliability(axis, bins["share"], bins["accuracy"], colour(name))
-        after = [calibrated[name][key] for key in ("confidence", "accuracy")]
-        axis.plot(*after, "o", color=INK, markersize=4, fillstyle="none", label="calibrated")
+        keys = ("confidence", "accuracy", "share")
+        *points, shares = (np.array(calibrated[name][key], "float64") for key in keys)
+        style = {"facecolors": "none", "edgecolors": INK, "clip_on": False, "zorder": 3}
+        axis.scatter(*points, s=8 + 60 * shares, **style)
         label(axis, "confidence", "" if index % columns else "accuracy", name)
     for axis in cells[len(measured) :]:
         axis.set_visible(False)

@@ -95,6 +95,7 @@ def adapter(resident):
         partial_batch_size = None
 
         def get_jax_iterator(self, super_batch=None):
+            # Keras 3.16 scans `super_batch` steps itself, but over batches that hold the images.
             return (Block(resident.images, resident.labels, order) for order in data.blocks(steps))
 
         def get_torch_dataloader(self):

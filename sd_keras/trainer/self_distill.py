@@ -4,16 +4,14 @@ import keras
 from keras import ops
 
 from sd_keras import keras_internals, methods, processor
+from sd_keras.distortions.chain import apply
 from sd_keras.inference import ensemble_logits
 from sd_keras.models.exits import exit_names
 from sd_keras.trainer import balance, checks, labels
 from sd_keras.trainer.companions import Companions, copy_of
-from sd_keras.trainer.fitting import Fitting
+from sd_keras.trainer.fitting import Fitting, Position
 from sd_keras.trainer.metrics import SEEN, give_to_each, in_form
-from sd_keras.trainer.position import Position
-from sd_keras.trainer.saved_state import SavedState
 from sd_keras.trainer.terms import Terms
-from sd_keras.trainer.views import draw, policy_of
 
 if keras.config.backend() == "jax":
     from sd_keras.trainer.jax import BackendTrainer
@@ -24,7 +22,7 @@ else:
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
-class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
+class SelfDistillModel(Fitting, Terms, BackendTrainer, keras.Model):
     """Trains a multi-exit network by self-distillation with the ordinary `fit`.
 
     Each training step draws the method's views of the batch on the device, runs the network
@@ -217,6 +215,31 @@ class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
         """Not for this model: what is exported is its network."""
         raise ValueError("export the network: sd_keras.export.saved_model(model.network, path)")
 
+    def _random_states(self):
+        """States of all random generators; Keras's files leave them out."""
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+    def save_own_variables(self, store):
+        """Saves the step and the random states. Called by Keras."""
+        store["step"] = self.step.numpy()
+        for index, state in enumerate(self._random_states()):
+            store[f"random_state_{index}"] = state.numpy()
+
+    def load_own_variables(self, store):
+        """Restores the step and the random states. Called by Keras."""
+        self.step.assign(store["step"])
+        states = self._random_states()
+        keys = list(store.keys())
+        saved = sum(key.startswith("random_state_") for key in keys)
+        if saved != len(states):
+            raise ValueError(
+                f"the file holds {saved} random states where the model has {len(states)}: "
+                "it was saved with another distortion or other Dropout layers"
+            )
+        for index, state in enumerate(states):
+            state.assign(store[f"random_state_{index}"])
+
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         parts = {"network": self.network, "method": self.method, "distortion": self.distortion}
@@ -230,3 +253,22 @@ class SelfDistillModel(Fitting, Terms, SavedState, BackendTrainer, keras.Model):
         deserialize = keras.saving.deserialize_keras_object
         parts = {k: v if k == "name" else deserialize(v, custom_objects) for k, v in config.items()}
         return cls(**parts)
+
+
+def draw(distortion, images, num_views):
+    """Returns one distorted batch, or a tuple of `num_views`, each a draw of its own.
+
+    Of a tuple of ready-made views each is distorted once.
+    """
+    given = images if isinstance(images, tuple) else (images,) * num_views
+    views = tuple(apply(distortion, view) for view in given)
+    return views if num_views > 1 else views[0]
+
+
+def policy_of(network):
+    """Returns the dtype policy of a network, by which Keras scales the loss.
+
+    A loaded network has forgotten its own, its layers have not.
+    """
+    policies = {layer.dtype_policy.name for layer in network.layers}
+    return "mixed_float16" if "mixed_float16" in policies else network.dtype_policy

@@ -14,7 +14,7 @@ class DivergenceError(ArithmeticError):
         self.what = what
         super().__init__(
             f"{what}. A lower learning rate or a warm-up usually helps; the model's weights are "
-            "no longer usable, so go on from a checkpoint."
+            "no longer usable, so resume from a backup."
         )
 
     def say_more(self, reason):
