@@ -5,13 +5,12 @@ import pytest
 from conftest import bright_and_dark, tiny_network
 
 from sd_keras import analysis, corruptions
-from sd_keras.corruptions import kinds
 
 
 def pictures(size=(32, 32), channels=3, count=4):
     """Smooth pictures with edges, of all brightnesses."""
     generator = np.random.default_rng(0)
-    made = kinds.clouds((count * channels, *size), generator, 0.6)
+    made = corruptions.clouds((count * channels, *size), generator, 0.6)
     made = made.reshape(count, channels, *size).transpose(0, 2, 3, 1).copy()
     # An edge that is not along the rows, where the squares of a pixelated picture could end.
     rows, columns = np.indices(size)
@@ -73,7 +72,7 @@ def test_sampling_equals_loops():
     images = pictures((5, 6), 2, 2).astype("float32")
     generator = np.random.default_rng(0)
     rows, columns = generator.uniform(-1, 6, (2, 2, 3, 4))
-    found = kinds.sample(images, rows, columns)
+    found = corruptions.sample(images, rows, columns)
     for place in np.ndindex(2, 3, 4):
         row, column = np.clip(rows[place], 0, 4), np.clip(columns[place], 0, 5)
         expected = 0
@@ -87,7 +86,7 @@ def test_sampling_equals_loops():
 def test_filters_equal_loops():
     images = pictures((7, 6), 2, 2).astype("float32")
     kernels = np.random.default_rng(0).random((2, 3, 3))
-    found = kinds.convolve(images, kernels)
+    found = corruptions.convolve(images, kernels)
     padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="symmetric")
     for n, row, column in np.ndindex(2, 7, 6):
         part = padded[n, row : row + 3, column : column + 3]
@@ -98,18 +97,24 @@ def test_filters_equal_loops():
 def test_blur_keeps_what_is_even_and_lines_have_their_length():
     even = np.full((2, 16, 16, 3), 0.4, "float32")
     generator = np.random.default_rng(0)
-    for make in (kinds.defocus, kinds.glass, kinds.motion, kinds.zoom, kinds.pixelate):
+    for make in (
+        corruptions.defocus,
+        corruptions.glass,
+        corruptions.motion,
+        corruptions.zoom,
+        corruptions.pixelate,
+    ):
         np.testing.assert_allclose(make(even, 4, generator), even, atol=1e-5)
-    (line,) = kinds.lines(np.zeros(1), 5.0)
+    (line,) = corruptions.lines(np.zeros(1), 5.0)
     assert line.sum() == pytest.approx(1) and line.shape == (5, 5)
     assert (line[2] > 0.1).all() and line[[0, 1, 3, 4]].sum() == 0
 
 
 def test_pixelate_equals_means_of_areas():
     images = np.random.default_rng(0).random((1, 8, 8, 1)).astype("float32")
-    kept = kinds.KEPT[4]
+    kept = corruptions.KEPT[4]
     assert round(kept * 8) == 2
-    found = kinds.pixelate(images, 4, None)
+    found = corruptions.pixelate(images, 4, None)
     for row in range(2):
         for column in range(2):
             part = np.s_[0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
