@@ -7,7 +7,7 @@ from sd_keras import graph, keras_internals
 
 
 def is_openable(operation):
-    """Tells whether a call of this operation can be replaced by the calls inside it.
+    """Returns whether a call of this operation can be replaced by the calls inside it.
 
     That is a nested functional model, or a layer that only chains other layers: its own
     variables would be lost from the graph.
@@ -71,7 +71,7 @@ def given_inputs(model, args, kwargs):
 
 
 def acts_otherwise_in_training(layer):
-    """Tells whether a layer that chains others chains them otherwise in training.
+    """Returns whether a layer that chains others chains them otherwise in training.
 
     A graph of its calls holds one way only. Noise of its own, for instance: other layers, like
     Dropout, know by themselves whether they train.

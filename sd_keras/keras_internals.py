@@ -21,12 +21,17 @@ try:
     # The only ways to pass data of another kind to `fit`, and to tell it the number of steps.
     from keras.src.trainers.data_adapters.data_adapter import DataAdapter
     from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+    from keras.src.utils.module_utils import LazyModule
 except ImportError as error:
     raise ImportError(
         f"sd_keras needs {SUPPORTED} for its data adapters. Received: keras {keras.__version__}"
     ) from error
 
 __all__ = ["DataAdapter", "TFDatasetAdapter"]
+
+# Imported when first used: other backends, and data sets in memory, do without them.
+tensorflow = LazyModule("tensorflow")
+tensorflow_datasets = LazyModule("tensorflow_datasets")
 
 
 def _get(owner, name):

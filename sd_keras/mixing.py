@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from sd_keras import seeds
+from sd_keras.losses import as_probabilities
 
 # Below any uniform number a generator gives but 0, above the smallest that float32 holds.
 TINY = 1e-30
@@ -77,27 +78,36 @@ class Mix(keras.layers.Layer):
         """
         several = isinstance(images, (tuple, list))
         views = [ops.convert_to_tensor(view) for view in (images if several else (images,))]
-        _check_views(views)
-        labels = _probabilities(ops.convert_to_tensor(labels), num_classes)
+        shapes = [tuple(view.shape) for view in views]
+        if not shapes or len(shapes[0]) != 4 or any(shape != shapes[0] for shape in shapes):
+            raise ValueError(
+                "`images` must be one batch (n, height, width, channels) or views of the same "
+                f"shape. Received: images of shape {', '.join(map(str, shapes))}"
+            )
+        labels = ops.convert_to_tensor(labels)
+        if len(labels.shape) != 1 and tuple(labels.shape[1:]) != (num_classes,):
+            raise ValueError(
+                f"`labels` must be class numbers (n,) or probabilities (n, {num_classes}). "
+                f"Received: labels of shape {tuple(labels.shape)}"
+            )
+        labels = as_probabilities(labels, num_classes, "float32")
         n, height, width, _ = ops.shape(views[0])
         uniform = keras.random.uniform((5, n), dtype="float32", seed=self.seed_generator)
-        share = self._share()
+        share = self.cutmix_share if self.mixup and self.cutmix else float(self.cutmix > 0)
         weight, box = _plan(uniform, self.mixup, self.cutmix, share, height, width)
         if sample_weight is not None:
-            weight, box = _spare(weight, box, ops.convert_to_tensor(sample_weight))
-        kept = _kept(weight, box, height, width)
+            partner = ops.roll(ops.reshape(ops.convert_to_tensor(sample_weight), (-1,)), 1, axis=0)
+            weight = ops.where(partner != 0, weight, 1.0)
+            box = box * ops.cast(partner != 0, "int32")
+        area = ops.cast((box[1] - box[0]) * (box[3] - box[2]), "float32")
+        # The share of the own image in each mixed one, `(n,)`: λ of the label.
+        kept = weight * (1 - area / ops.cast(height * width, "float32"))
         # What no image of a batch can get is left out of the graph.
         weight = weight if share < 1 else None
         box = box if share > 0 else None
         mixed = tuple(_mix_images(view, weight, box) for view in views)
         labels = _blend(labels, ops.roll(labels, 1, axis=0), kept[:, None])
         return (mixed if several else mixed[0]), labels
-
-    def _share(self):
-        """Probability of CutMix, whether both are on or one."""
-        if self.mixup == 0:
-            return 1.0
-        return self.cutmix_share if self.cutmix > 0 else 0.0
 
     def get_config(self):
         names = ("mixup", "cutmix", "cutmix_share", "seed")
@@ -111,30 +121,6 @@ def _number(name, value, most=math.inf):
         limits = "of at least 0" if most == math.inf else f"from 0 to {most}"
         raise ValueError(f"`{name}` must be a finite number {limits}. Received: {name}={value!r}")
     return float(value)
-
-
-def _check_views(views):
-    shapes = [tuple(view.shape) for view in views]
-    if not shapes or len(shapes[0]) != 4 or any(shape != shapes[0] for shape in shapes):
-        raise ValueError(
-            "`images` must be one batch (n, height, width, channels) or views of the same "
-            f"shape. Received: images of shape {', '.join(map(str, shapes))}"
-        )
-
-
-def _probabilities(labels, num_classes):
-    """Returns labels of either form as `(n, num_classes)` float32."""
-    shape = tuple(labels.shape)
-    if len(shape) == 1:
-        # Not one_hot, which under PyTorch fails by itself at a number that is no class.
-        classes = ops.arange(num_classes, dtype="int32")
-        return ops.cast(ops.cast(labels, "int32")[:, None] == classes, "float32")
-    if len(shape) == 2 and shape[1] == num_classes:
-        return ops.cast(labels, "float32")
-    raise ValueError(
-        f"`labels` must be class numbers (n,) or probabilities (n, {num_classes}). "
-        f"Received: labels of shape {shape}"
-    )
 
 
 def _plan(uniform, mixup, cutmix, share, height, width):
@@ -189,19 +175,6 @@ def _boxes(weight, centre, height, width):
         for edge in (place - half, place + half):
             edges.append(ops.round(ops.clip(edge, 0.0, 1.0) * ops.cast(size, "float32")))
     return ops.cast(ops.stack(edges), "int32")
-
-
-def _spare(weight, box, sample_weight):
-    """Leaves an image as it is whose partner has weight 0."""
-    partner = ops.roll(ops.reshape(sample_weight, (-1,)), 1, axis=0)
-    readable = partner != 0
-    return ops.where(readable, weight, 1.0), box * ops.cast(readable, "int32")
-
-
-def _kept(weight, box, height, width):
-    """Returns the share of the own image in each mixed one, `(n,)`: λ of the label."""
-    area = (box[1] - box[0]) * (box[3] - box[2])
-    return weight * (1 - ops.cast(area, "float32") / ops.cast(height * width, "float32"))
 
 
 def _mix_images(images, weight, box):

@@ -36,8 +36,29 @@ def multi_step(initial, boundaries, factor=0.1):
     return keras.optimizers.schedules.PiecewiseConstantDecay([b - 1 for b in boundaries], values)
 
 
+class _InSteps(Schedule):
+    """Base of schedules that last some steps and follow other values or schedules."""
+
+    values = ()
+
+    def __init__(self, steps):
+        if steps < 1:
+            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        self.steps = steps
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        values = {name: serialize(getattr(self, name)) for name in self.values}
+        return values | {"steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(**config | {name: deserialize(config[name]) for name in cls.values})
+
+
 @keras.saving.register_keras_serializable(package="sd_keras")
-class WarmUp(Schedule):
+class WarmUp(_InSteps):
     """Rises linearly from 0 to a value or to what a schedule gives, then follows it.
 
     For learning rates and for weights (`kl_weight=WarmUp(1.0, 4000)` is a ramp).
@@ -47,50 +68,32 @@ class WarmUp(Schedule):
         steps: length of the rise; at step `steps` the target is reached.
     """
 
+    values = ("target",)
+
     def __init__(self, target, steps):
-        if steps < 1:
-            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        super().__init__(steps)
         self.target = target
-        self.steps = steps
 
     def __call__(self, step):
         share = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
         return share * value_at(self.target, step)
 
-    def get_config(self):
-        return {"target": keras.saving.serialize_keras_object(self.target), "steps": self.steps}
 
-    @classmethod
-    def from_config(cls, config):
-        target = keras.saving.deserialize_keras_object(config["target"])
-        return cls(target, config["steps"])
-
-
-class _Two(Schedule):
+class _Two(_InSteps):
     """A schedule that is the one or the other of two values or schedules."""
 
+    values = ("first", "second")
+
     def __init__(self, first, second, steps):
-        if steps < 1:
-            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        super().__init__(steps)
         self.first = first
         self.second = second
-        self.steps = steps
 
     def __call__(self, step):
         first, second = (
             ops.cast(value_at(value, step), "float32") for value in (self.first, self.second)
         )
         return ops.where(self._is_first(ops.convert_to_tensor(step)), first, second)
-
-    def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        values = {"first": serialize(self.first), "second": serialize(self.second)}
-        return values | {"steps": self.steps}
-
-    @classmethod
-    def from_config(cls, config):
-        deserialize = keras.saving.deserialize_keras_object
-        return cls(deserialize(config["first"]), deserialize(config["second"]), config["steps"])
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")

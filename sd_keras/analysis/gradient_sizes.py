@@ -85,7 +85,11 @@ def _step_of(model, kernels, state):
         # As in the training step of SelfDistillModel, but in a scope that forgets.
         with scopes.with_values([], []) as scope:
             views, targets = model.begin_step(x, y, None)
-            drawn = [_current(scope, variable) for variable in state]
+            values = [scope.get_current_value(variable) for variable in state]
+            drawn = [
+                scopes.value_of(variable) if value is None else ops.convert_to_tensor(value)
+                for variable, value in zip(state, values)
+            ]
 
             def loss():
                 outputs = model(views, training=True)
@@ -96,8 +100,3 @@ def _step_of(model, kernels, state):
         return ops.stack(means), drawn
 
     return step
-
-
-def _current(scope, variable):
-    value = scope.get_current_value(variable)
-    return scopes.value_of(variable) if value is None else ops.convert_to_tensor(value)

@@ -13,11 +13,7 @@ from sd_keras.models.exits import exit_names
 
 
 def checked_labels(network, images, labels):
-    """Returns class numbers `(n,)`, once they are known to be some of the network's.
-
-    Raises:
-        ValueError: unless they are class numbers, one per image.
-    """
+    """Returns class numbers `(n,)`, once they are known to be some of the network's."""
     labels = np.asarray(labels)
     classes = network.output[exit_names(network)[-1]].shape[-1]
     if labels.shape not in ((len(images),), (len(images), 1)) or not (
@@ -31,11 +27,7 @@ def checked_labels(network, images, labels):
 
 
 def checked_images(network, images):
-    """Returns images `(n, h, w, c)` as an array, once they are known to fit the network.
-
-    Raises:
-        ValueError: for another shape, or for none.
-    """
+    """Returns images `(n, h, w, c)` as an array, once they are known to fit the network."""
     exit_names(network)
     images = np.asarray(images)
     expected = network.input_shape[1:]
@@ -62,11 +54,7 @@ def integer(name, value, least=1):
 
 
 def numbers(name, values, smallest, largest=np.inf):
-    """Returns numbers as an array `(k,)` of float64.
-
-    Raises:
-        ValueError: unless there is at least one, and all are finite and within the bounds.
-    """
+    """Returns at least one finite number within the bounds as an array `(k,)` of float64."""
     try:
         array = np.asarray(values, "float64")
     except (TypeError, ValueError):
@@ -82,11 +70,7 @@ def numbers(name, values, smallest, largest=np.inf):
 
 
 def logits_with_ensemble(logits):
-    """Returns `{"exit_1": (n, classes), …, "ensemble": …}` of logits by exit.
-
-    Raises:
-        ValueError: for logits that do not fit; see `inference.arrays.exits_of`.
-    """
+    """Returns `{"exit_1": (n, classes), …, "ensemble": …}` of logits by exit."""
     if hasattr(logits, "predict"):
         raise ValueError(
             "`logits` must be what a network predicts, network.predict(images). "
@@ -103,9 +87,6 @@ def features_by_exit(features):
     Args:
         features: a dict that holds `features_1 …`, such as what a network predicts; other
             names are left out. Each exit may have a size of its own.
-
-    Raises:
-        ValueError: if there are none, or they are not finite and equally many.
     """
     if not isinstance(features, dict):
         raise ValueError(

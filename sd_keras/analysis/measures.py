@@ -1,13 +1,13 @@
-"""How well each exit of a network answers."""
+"""How well each exit of a network answers, and what it costs."""
 
-import keras
 import numpy as np
 
-from sd_keras.analysis.inputs import checked
+from sd_keras import graph
+from sd_keras.analysis.inputs import checked, logits_with_ensemble
 from sd_keras.analysis.predictions import weighted_gap
+from sd_keras.costs import Measured, one_image, parameters
 from sd_keras.data.stream import saying_why
-from sd_keras.inference import ensemble_logits
-from sd_keras.inference.arrays import class_numbers, exits_of, log_softmax
+from sd_keras.inference.arrays import class_numbers, log_softmax
 from sd_keras.inference.compiled import predict
 from sd_keras.models.exits import exit_names
 
@@ -66,10 +66,9 @@ def evaluate_logits(logits, labels, bins=15):
     Raises:
         ValueError: for logits or labels that do not fit, or logits that are not finite.
     """
-    exits = exits_of(logits)
-    labels = class_numbers(labels, *exits[0].shape)
-    by_name = {f"exit_{index}": values for index, values in enumerate(exits, start=1)}
-    return {n: _measures(answer, bins) for n, answer in _with_ensemble(by_name, labels).items()}
+    named = logits_with_ensemble(logits)
+    labels = class_numbers(labels, *named["ensemble"].shape)
+    return {name: _measures(_answer(values, labels), bins) for name, values in named.items()}
 
 
 def _answers(network, outputs, labels):
@@ -80,14 +79,8 @@ def _answers(network, outputs, labels):
             "`network` gives logits that are not finite: its training went wrong. "
             f"Received: network {network.name!r}"
         )
-    return _with_ensemble(logits, labels)
-
-
-def _with_ensemble(logits, labels):
-    """Returns the same of logits by exit, which are finite."""
-    mean = keras.ops.convert_to_numpy(ensemble_logits(list(logits.values())))
-    logits = {**logits, "ensemble": mean}
-    return {name: _answer(values, labels) for name, values in logits.items()}
+    named = logits_with_ensemble(logits)
+    return {name: _answer(values, labels) for name, values in named.items()}
 
 
 def _answer(logits, labels):
@@ -110,3 +103,53 @@ def _measures(answers, bins):
         "cross_entropy": float(-true.mean()),
         "calibration_error": weighted_gap(confidence, correct, bins),
     }
+
+
+def costs(network, input_shape=None):
+    """Counts what each exit costs for one image.
+
+    A multiply-accumulate is one product of a convolution or Dense kernel or of a matrix
+    product; biases, normalisation, activations and pooling are left out, as the papers
+    count. The cost of an exit holds its own bottleneck and classifier and no shallower
+    exit's.
+
+    Args:
+        network: functional model, made by `attach_exits` or any other.
+        input_shape: size of the image, where the network takes any.
+
+    Returns:
+        A dict from `exit_1 … exit_C` and `ensemble` (the whole network), of a model without
+        exits from `network` alone, to a dict with `macs`; `flops`, two per
+        multiply-accumulate; `parameters` (trainable or frozen) and `non_trainable` (moving
+        statistics); `activations`, the elements that convolutions, Dense layers and matrix
+        products put out (Radosavovic et al. 2020); and `peak_activation_bytes`, all tensors
+        that are needed at the worst moment, computed layer by layer and nothing in place.
+
+    Raises:
+        ValueError: if the model has no graph or unknown input size, or for a layer that
+            cannot be counted.
+    """
+    functional = graph.as_functional(network)
+    if functional is None:
+        raise ValueError(
+            "`network` must be a functional or a built Sequential keras.Model. "
+            f"Received: network of type {type(network).__name__}"
+        )
+    wanted = {"network": functional.outputs}
+    if isinstance(functional.output, dict) and "exit_1" in functional.output:
+        wanted = {name: [functional.output[name]] for name in exit_names(functional)}
+        wanted["ensemble"] = list(functional.outputs)
+    measured = Measured(functional, one_image(functional, input_shape))
+    rows = {}
+    for name, outputs in wanted.items():
+        total = measured.total(outputs)
+        trained, moving = parameters(graph.ancestors(measured.nodes, outputs))
+        rows[name] = {
+            "macs": total.macs,
+            "flops": 2 * total.macs,
+            "parameters": trained,
+            "non_trainable": moving,
+            "activations": total.activations,
+            "peak_activation_bytes": total.peak,
+        }
+    return rows

@@ -59,22 +59,17 @@ def weight_noise(
     """
     (images, labels), seed = checked(network, images, labels), integer("seed", seed, 0)
     deviations, draws = numbers("deviations", deviations, 0), range(integer("draws", draws))
-    evaluation = Evaluation(network, noisy_variables(network, variables), batch_size)
-    noisy = functools.partial(_noisy, evaluation.variables, deviations, relative)
-    found = [[evaluation(images, labels, values) for values in noisy([seed, d])] for d in draws]
-    return by_measure(evaluation.names, np.swapaxes(found, 0, 1))
-
-
-def noisy_variables(network, variables="kernels"):
-    """Returns the list of variables that `weight_noise` adds noise to; see there."""
     if variables not in VARIABLES:
         raise ValueError(
             f"`variables` must be one of {VARIABLES}. Received: variables={variables!r}"
         )
-    if variables == "trainable":
-        return network.trainable_weights
-    floats = [weight for weight in network.weights if "float" in weight.dtype]
-    return [weight for weight in floats if len(weight.shape) >= 2]
+    changed = network.trainable_weights
+    if variables == "kernels":
+        changed = [w for w in network.weights if "float" in w.dtype and len(w.shape) >= 2]
+    evaluation = Evaluation(network, changed, batch_size)
+    noisy = functools.partial(_noisy, evaluation.variables, deviations, relative)
+    found = [[evaluation(images, labels, values) for values in noisy([seed, d])] for d in draws]
+    return by_measure(evaluation.names, np.swapaxes(found, 0, 1))
 
 
 def _noisy(variables, deviations, relative, seeds):

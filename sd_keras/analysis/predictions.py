@@ -4,12 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from sd_keras.analysis.inputs import (
-    checked_images,
-    features_by_exit,
-    integer,
-    logits_with_ensemble,
-)
+from sd_keras.analysis.inputs import checked_images, features_by_exit, integer, logits_with_ensemble
 from sd_keras.distortions.chain import apply
 from sd_keras.inference.arrays import class_numbers, log_softmax
 from sd_keras.inference.compiled import predict
@@ -148,7 +143,11 @@ def consistency(network, images, distortion, draws=1, batch_size=256):
     Raises:
         ValueError: for images or draws that do not fit.
     """
-    _check(distortion)
+    if not callable(distortion):
+        raise ValueError(
+            "`distortion` must be callable on a batch, for instance CropFlip(padding=4). "
+            f"Received: distortion={distortion!r}"
+        )
     images, draws = checked_images(network, images), integer("draws", draws)
     batch_size = integer("batch_size", batch_size)
     views = (_outputs(network, images, distortion, batch_size) for _ in range(2 * draws))
@@ -157,14 +156,6 @@ def consistency(network, images, distortion, draws=1, batch_size=256):
         name: {key: np.array([row[name][key] for row in rows]) for key in values}
         for name, values in rows[0].items()
     }
-
-
-def _check(distortion):
-    if not callable(distortion):
-        raise ValueError(
-            "`distortion` must be callable on a batch, for instance CropFlip(padding=4). "
-            f"Received: distortion={distortion!r}"
-        )
 
 
 def _outputs(network, images, distortion, batch_size):

@@ -4,5 +4,3 @@ from sd_keras.data.batches import Batches, OnDevice, SameClassPairs
 from sd_keras.data.loading import load
 from sd_keras.data.splits import Splits
 from sd_keras.data.stream import Stream, stream
-
-__all__ = ["Batches", "OnDevice", "SameClassPairs", "Splits", "Stream", "load", "stream"]

@@ -128,7 +128,7 @@ class Batches(keras.utils.PyDataset):
             self._start_over()
 
     def _is_passed(self):
-        """Says whether the batches of the current epoch have been used, not only looked at."""
+        """Returns whether the batches of the current epoch have been used, not only looked at."""
         if self._begun:
             # The first call a `fit` makes comes before its first epoch. With some backends an
             # epoch was begun by then, but only to build the model.
@@ -144,10 +144,14 @@ class Batches(keras.utils.PyDataset):
         self._delivered = set()
 
 
+def is_integer(value):
+    """Returns whether `value` is a whole number; a bool, though an int to Python, is not."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def check_whole(name, value, smallest):
     """Raises ValueError where `value` is no whole number of at least `smallest`."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < smallest:
+    if not is_integer(value) or value < smallest:
         raise ValueError(
             f"`{name}` must be an integer of at least {smallest}. Received: {name}={value!r}"
         )
@@ -186,15 +190,12 @@ class SameClassPairs(Batches):
         first = index * self.batch_size
         chosen = self.order[first : first + len(labels)]
         generator = np.random.default_rng((self.seed or 0, self.epoch, index, 1))
-        return (images, self.images[self._partners(chosen, generator)]), labels
-
-    def _partners(self, chosen, generator):
-        """Returns the number of a partner for each of the images with these numbers."""
         kinds = self._class[chosen]
         counts, firsts = self._counts[kinds], self._firsts[kinds]
         # A step of 1 … count − 1 around the class never comes back to the image itself.
         steps = 1 + (generator.random(len(chosen)) * (counts - 1)).astype("int64")
-        return self._by_class[firsts + (self._place[chosen] - firsts + steps) % counts]
+        partners = self._by_class[firsts + (self._place[chosen] - firsts + steps) % counts]
+        return (images, self.images[partners]), labels
 
 
 class OnDevice(Batches):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sd_keras.data.crops import crops, draw
+from sd_keras.keras_internals import tensorflow as tf
 
 # Images that one call decodes, one after the other, while other cores work on other calls.
 # An image that fails is dropped from the call and noticed at its end: catching each image's
@@ -22,8 +23,6 @@ def batches(stream, position, count, parts, endless=False):
         parts: a range of them. Each step gives one element per part, in this order.
         endless: whether all epochs that follow come behind.
     """
-    import tensorflow as tf
-
     local = stream.cells(0, count).shape[-1]
     chunk = max(k for k in range(1, LARGEST_CHUNK + 1) if local % k == 0)
     data = _rows(stream, position, count, parts, chunk, endless)
@@ -45,8 +44,6 @@ def batches(stream, position, count, parts, endless=False):
 
 def _rows(stream, position, count, parts, chunk, endless):
     """Returns the Dataset of the tables of epochs, row by row; see `batches`."""
-    import tensorflow as tf
-
     sample = _columns(stream, 0, np.zeros([1, chunk], int), np.zeros([1, chunk], int), 1)
     first = [0]
 
@@ -86,7 +83,6 @@ def _columns(stream, epoch, numbers, places, total):
 
 def _chunk_maker(stream):
     """Returns the function from a chunk's numbers, draws and places to its crops."""
-    import tensorflow as tf
 
     def chunk(numbers, *columns):
         size = numbers.shape[0]
@@ -111,7 +107,6 @@ def _usable(stream, form, columns):
         form: see `crops`.
         columns: slots, numbers, draws and places, one row per image.
     """
-    import tensorflow as tf
 
     def image(slot, number, places, flips, *where):
         there = tf.raw_ops.Assert(condition=number >= 0, data=[number])
@@ -135,8 +130,6 @@ def _filled(stream, columns, found, labels, views):
 
     The others are tried in other forms; where that fails, too, they are noted and grey.
     """
-    import tensorflow as tf
-
     size = columns[0].shape[0]
     rest = tf.sets.difference(tf.range(size)[None], found[None]).values
     others = _usable(stream, "other", (rest, *(tf.gather(column, rest) for column in columns)))
@@ -158,8 +151,6 @@ def _joiner(stream, local, chunk):
 
     In evaluation it leaves out what is no image: where images end, and those that are bad.
     """
-    import tensorflow as tf
-
     lead = 1 if chunk == local else 2
 
     def joined(*chunks):

@@ -15,6 +15,7 @@ import functools
 import numpy as np
 
 from sd_keras.data.decoding import decode_part, may_decode, shape_in_header, slice_of
+from sd_keras.keras_internals import tensorflow as tf
 
 # The paper's images have this height and width before they are cropped.
 PAPER_SIZE = 256
@@ -72,8 +73,6 @@ def crops(content, form, protocol, size, places, flips, max_pixels):
         Tuple of tensors uint8 (size, size, 3), one per view. Running it fails where the
         content is not of that form, is cut off within the windows, or has too many pixels.
     """
-    import tensorflow as tf
-
     shape = shape_in_header(content, form)
     # The bare operation: `tf.debugging.Assert` puts it into a branch, which takes longer.
     fits = may_decode(shape, max_pixels)
@@ -84,13 +83,15 @@ def crops(content, form, protocol, size, places, flips, max_pixels):
     images = make(decode, shape, size, tf.unstack(places), protocol)
     if protocol == "center":
         return images
-    return tuple(_mirrored(image, flip) for image, flip in zip(images, tf.unstack(flips)))
+    # A reversal of no dimension copies, but takes less than a branch around it.
+    return tuple(
+        tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, flip, False]))
+        for image, flip in zip(images, tf.unstack(flips))
+    )
 
 
 def _paper_crops(decode, shape, size, corners, protocol):
     """Crops of the image resized to PAPER_SIZE: of one resize of what encloses them."""
-    import tensorflow as tf
-
     which, shape = _reduction(shape, tf.cast(shape, "float32") / PAPER_SIZE)
     first = functools.reduce(tf.minimum, corners)
     last = functools.reduce(tf.maximum, corners) + size
@@ -108,8 +109,6 @@ def _paper_crops(decode, shape, size, corners, protocol):
 
 def _resized_crops(decode, shape, size, seeds, protocol):
     """Windows of random area and aspect ratio, each resized to `size`."""
-    import tensorflow as tf
-
     windows = []
     for seed in seeds:
         start, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -146,24 +145,12 @@ def _reduction(shape, scale):
     Returns:
         Pair of an int32 scalar, 0 to 3, and int32 (2,).
     """
-    import tensorflow as tf
-
     which = tf.reduce_sum(tf.cast(tf.reduce_min(scale) >= [2.0, 4.0, 8.0], "int32"))
     return which, tf.bitwise.right_shift(shape + (tf.bitwise.left_shift(1, which) - 1), which)
 
 
-def _mirrored(image, flip):
-    """Returns a view, mirrored if its flip says so."""
-    import tensorflow as tf
-
-    # A reversal of no dimension copies, but takes less than a branch around it.
-    return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, flip, False]))
-
-
 def _resize(image, shape):
     """Returns the uint8 image resized to the int32 shape (height, width)."""
-    import tensorflow as tf
-
     resized = tf.raw_ops.ResizeBilinear(images=image[None], size=shape, half_pixel_centers=True)
     # A weighted mean of pixels never leaves 0…255, so adding a half rounds without clipping.
     return tf.cast(resized[0] + 0.5, "uint8")

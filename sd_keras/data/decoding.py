@@ -1,10 +1,11 @@
 """A rectangle of an encoded image, as pixels of the image itself or of a smaller one.
 
-`images.py` decodes the images of small data sets, whole and one file at a time; here all is
-operations for `tf.data`, which fail where the bytes are not what they should be.
+All is operations for `tf.data`, which fail where the bytes are not what they should be.
 """
 
 import functools
+
+from sd_keras.keras_internals import tensorflow as tf
 
 # Height × width above which images are not decoded.
 MAX_PIXELS = 50_000_000
@@ -12,8 +13,6 @@ MAX_PIXELS = 50_000_000
 
 def may_decode(shape, max_pixels):
     """Returns whether an image of int32 (height, width) has pixels, and not too many: a tensor."""
-    import tensorflow as tf
-
     pixels = tf.reduce_prod(tf.cast(shape, "int64"))
     # A form that the header does not tell has no pixels, and is not decoded either.
     return (pixels > 0) & (pixels <= max_pixels)
@@ -26,8 +25,6 @@ def shape_in_header(content, form):
         content: scalar string, an encoded image.
         form: "jpeg", or "other" for PNG, BMP and GIF. What is none of these has shape (0, 0).
     """
-    import tensorflow as tf
-
     if form == "jpeg":
         return tf.image.extract_jpeg_shape(content)[:2]
 
@@ -59,20 +56,23 @@ def decode_part(content, form, which, start, extent):
         start, extent: int32 (2,), the corner (top, left) and the (height, width) of the
             rectangle in the reduced image, whose size is rounded upwards.
     """
-    return (_part_of_jpeg if form == "jpeg" else _part_of_other)(content, which, start, extent)
+    if form == "jpeg":
+        return _part_of_jpeg(content, which, start, extent)
+    image = decode_other(content)
+    return tf.cond(
+        which > 0,
+        lambda: _averaged(image, tf.bitwise.left_shift(1, which), start, extent),
+        lambda: slice_of(image, start, extent),
+    )
 
 
 def slice_of(image, corner, shape):
     """Returns the rectangle of int32 (height, width) at a corner (top, left)."""
-    import tensorflow as tf
-
     return tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([shape, [3]], 0))
 
 
 def _part_of_jpeg(content, which, start, extent):
     """Returns a rectangle of a reduced JPEG: the decoder reduces, and skips what is outside."""
-    import tensorflow as tf
-
     window = tf.concat([start, extent], 0)
 
     def at(ratio):
@@ -90,8 +90,6 @@ def decode_other(content, channels=3):
 
     A BMP image is always of 3 channels; asking for others fails.
     """
-    import tensorflow as tf
-
     image = tf.io.decode_image(content, channels=channels, expand_animations=False)
     if channels != 3:
         return image
@@ -99,22 +97,8 @@ def decode_other(content, channels=3):
     return tf.cond(is_palette, lambda: _coloured(image, content), lambda: image)
 
 
-def _part_of_other(content, which, start, extent):
-    """Returns the same of a PNG, BMP or GIF image, of its first frame."""
-    import tensorflow as tf
-
-    image = decode_other(content)
-    return tf.cond(
-        which > 0,
-        lambda: _averaged(image, tf.bitwise.left_shift(1, which), start, extent),
-        lambda: slice_of(image, start, extent),
-    )
-
-
 def _averaged(image, ratio, start, extent):
     """Returns a rectangle of the image whose pixels are means of `ratio` × `ratio` pixels."""
-    import tensorflow as tf
-
     first, last = start * ratio, (start + extent) * ratio
     inside = tf.minimum(last, tf.shape(image)[:2])
     image = slice_of(image, first, inside - first)
@@ -130,10 +114,9 @@ def _averaged(image, ratio, start, extent):
 def _coloured(image, content):
     """Looks up the colours of an 8-bit BMP, whose palette TensorFlow's decoder leaves out.
 
-    Places of the numbers in the header: see `images.py`, which does it for one file.
+    The file's header holds, little-endian, at byte 10 where the pixels start, at 14 the size
+    of the second header (the palette follows it) and at 28 the bits per pixel.
     """
-    import tensorflow as tf
-
     start = 14 + _number(content, 14, 4)
     palette = tf.io.decode_raw(
         tf.strings.substr(content, start, _number(content, 10, 4) - start), "uint8"
@@ -146,8 +129,6 @@ def _coloured(image, content):
 
 def _number(content, start, length, big_endian=False):
     """Returns a whole number of 2 or 4 bytes in the content, as int32."""
-    import tensorflow as tf
-
     kind = {2: "uint16", 4: "int32"}[length]
     text = tf.strings.substr(content, start, length)
     return tf.cast(tf.io.decode_raw(text, kind, little_endian=not big_endian)[0], "int32")

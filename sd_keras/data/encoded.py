@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sd_keras.keras_internals import tensorflow as tf
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -49,10 +51,6 @@ def open_source(name, split, data_dir):
         split: "train", "validation" or "test"; of TensorFlow Datasets also a part, such as
             "train[:99%]".
         data_dir: where TensorFlow Datasets has its files, or None for its default.
-
-    Raises:
-        FileNotFoundError: the files of the data set are not there.
-        ValueError: an unknown name or split, no labels, or files of another form.
     """
     if not isinstance(name, str) or name in ("", "folder", "folder:"):
         raise ValueError(
@@ -69,7 +67,7 @@ def open_source(name, split, data_dir):
             "`name` must give files of encoded images; this data set fits into memory: use "
             f"`sd_keras.data.load`. Received: name={name!r}"
         )
-    # Imported here: it needs TensorFlow Datasets, which image folders do without.
+    # Imported here: `records.py` needs this module's Source.
     from sd_keras.data.records import open_records
 
     return open_records(name, split, data_dir)
@@ -88,8 +86,6 @@ def open_folder(path, split):
     files = np.array([os.fsencode(file) for file in files])
 
     def read(file, label):
-        import tensorflow as tf
-
         return tf.io.read_file(tf.strings.join([str(folder), file], os.sep)), label
 
     def describe(index):
@@ -104,10 +100,6 @@ def folder_splits(path):
     Args:
         path: PATH/CLASS/FILE, which has a train split only, or PATH/train/CLASS/FILE with
             PATH/val and PATH/test of the same form, both optional.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no class folders.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -136,9 +128,6 @@ def list_images(folder, class_names, suffixes):
 
     Returns:
         A list of CLASS/FILE, and a list of labels.
-
-    Raises:
-        ValueError: a class that is none of `class_names`, or that has no image.
     """
     labels = {name: label for label, name in enumerate(class_names)}
     files, numbers = [], []
@@ -151,7 +140,12 @@ def list_images(folder, class_names, suffixes):
                 f"{known})"
             )
         with os.scandir(folder / class_name) as entries:
-            names = sorted(entry.name for entry in entries if _is_image(entry, suffixes))
+            names = sorted(
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(suffixes)
+                if not entry.name.startswith(".") and entry.is_file()
+            )
         if not names:
             raise ValueError(
                 f"`name` must give a folder with images ({', '.join(suffixes)}) of each class. "
@@ -167,7 +161,3 @@ def _subfolders(folder):
         return []
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def _is_image(entry, suffixes):
-    return entry.name.lower().endswith(suffixes) and entry.name[0] != "." and entry.is_file()

@@ -2,8 +2,7 @@
 
 TensorFlow rather than Pillow: Pillow is no dependency of Keras, TensorFlow or TensorFlow
 Datasets, so asking for it would add one. TensorFlow's operations release Python's lock, so
-threads decode on every core, and its JPEG decoder reads CMYK. TensorFlow is imported inside
-the functions, because the sources that have no files to decode do without it.
+threads decode on every core, and its JPEG decoder reads CMYK.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,9 @@ from os import cpu_count
 
 import numpy as np
 
-from sd_keras.data.decoding import MAX_PIXELS, shape_in_header
-from sd_keras.data.raw import RawSets
+from sd_keras.data.decoding import MAX_PIXELS, decode_other, shape_in_header
+from sd_keras.data.splits import RawSets
+from sd_keras.keras_internals import tensorflow as tf
 
 # Images in flight at a time, both in memory and lost when a file turns out unreadable.
 BLOCK = 256
@@ -28,9 +28,6 @@ def read_images(paths, image_size=None):
 
     Returns:
         uint8 (n, height, width, 3), in the order of `paths`.
-
-    Raises:
-        ValueError: an unreadable file, or images of different sizes without `image_size`.
     """
     images = None
     read = partial(read_image, image_size=image_size)
@@ -52,8 +49,6 @@ def read_image(path, image_size=None):
     A rotation noted in the EXIF data is not applied, as the pixels are what networks are
     trained on elsewhere, too.
     """
-    import tensorflow as tf
-
     # On a machine with an accelerator, small images cost more to move than to decode.
     with tf.device("CPU:0"):
         try:
@@ -71,8 +66,7 @@ def read_image(path, image_size=None):
                 # The default inverse transform trades accuracy for a speed that resizing hides.
                 image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
             else:
-                image = tf.io.decode_image(content, channels=3, expand_animations=False)
-                image = _apply_bitmap_palette(np.asarray(image), content.numpy())
+                image = decode_other(content)
         except tf.errors.OpError as error:
             raise ValueError(
                 "Every file of an image folder must be a readable JPEG, PNG or BMP image "
@@ -84,16 +78,12 @@ def read_image(path, image_size=None):
 @cache
 def _read_header(form):
     """Returns `shape_in_header` of a form as a TensorFlow function, which is traced once."""
-    import tensorflow as tf
-
     read = tf.function(lambda content: shape_in_header(content, form), autograph=False)
     return read.get_concrete_function(tf.TensorSpec([], "string"))
 
 
 def resize(images, image_size):
     """Resizes a TensorFlow tensor, uint8 (…, height, width, channels), to `image_size`."""
-    import tensorflow as tf
-
     # Antialiasing: without it, reducing a photograph keeps one pixel in many and drops the rest.
     resized = tf.image.resize(images, image_size, method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), "uint8")
@@ -101,7 +91,6 @@ def resize(images, image_size):
 
 def resize_sets(raw, image_size):
     """Returns the RawSets with all images resized to (height, width)."""
-    import tensorflow as tf
 
     def resized(pair):
         if pair is None or pair[0].shape[1:3] == image_size:
@@ -113,9 +102,7 @@ def resize_sets(raw, image_size):
                 images[start : start + BLOCK] = resize(tf.constant(block), image_size)
         return images, pair[1]
 
-    sets = (resized(pair) for pair in (raw.train, raw.validation, raw.test))
-    train, validation, test = sets
-    return RawSets(train, raw.class_names, validation=validation, test=test)
+    return RawSets(resized(raw.train), raw.class_names, resized(raw.validation), resized(raw.test))
 
 
 def check_same_size(image, shape, what):
@@ -126,21 +113,3 @@ def check_same_size(image, shape, what):
             f"in size: {what} have the shapes {image.shape} and {tuple(shape)}. "
             "Received: image_size=None"
         )
-
-
-def _apply_bitmap_palette(image, content):
-    """Looks up the colours of an 8-bit BMP, whose palette TensorFlow's decoder leaves out.
-
-    The file's header holds, little-endian, at byte 10 where the pixels start, at 14 the size
-    of the second header (the palette follows it) and at 28 the bits per pixel.
-    """
-    if content[:2] != b"BM" or int.from_bytes(content[28:30], "little") != 8:
-        return image
-    start = 14 + int.from_bytes(content[14:18], "little")
-    end = int.from_bytes(content[10:14], "little")
-    stored = np.frombuffer(content[start:end], "uint8")
-    entries = stored[: len(stored) // 4 * 4].reshape(-1, 4)
-    # 256 entries always, so that an index beyond a short palette is black and not an error.
-    palette = np.zeros((256, 3), "uint8")
-    palette[: len(entries)] = entries[:256, 2::-1]
-    return palette[image[..., 0]]

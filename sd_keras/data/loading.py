@@ -1,15 +1,17 @@
 """From the name of a data set to its splits: what is read, and which images are held out."""
 
 import importlib.util
+import math
 import numbers
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from sd_keras.data.folder import read_folder
-from sd_keras.data.npz import read_npz
-from sd_keras.data.raw import RawSets
-from sd_keras.data.splits import Splits, channel_statistics
+from sd_keras.data.batches import check_whole, is_integer
+from sd_keras.data.encoded import folder_splits, list_images
+from sd_keras.data.images import read_images, resize_sets
+from sd_keras.data.splits import RawSets, Splits, channel_statistics
 from sd_keras.data.tfds_sets import read_tfds
 
 
@@ -43,20 +45,24 @@ def load(name, data_dir=None, image_size=None, validation=0.1, seed=0):
         ValueError: an argument out of range, an unknown name, or files of another form.
         OSError: damaged files of TensorFlow Datasets.
     """
-    _check_name(name)
-    _check_validation(validation)
-    if not _is_integer(seed) or seed < 0:
-        raise ValueError(f"`seed` must be an integer of at least 0. Received: seed={seed!r}")
+    if not isinstance(name, str) or name in ("", "folder", "folder:", "npz", "npz:"):
+        raise ValueError(
+            "`name` must be 'digits', 'npz:PATH', 'folder:PATH' or a TensorFlow Datasets name "
+            f"such as 'cifar100'. Received: name={name!r}"
+        )
+    is_number = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
+    if not is_number or not 0 <= validation < 1:
+        raise ValueError(
+            "`validation` must be a fraction of the train images of at least 0 and below 1. "
+            f"Received: validation={validation!r}"
+        )
+    check_whole("seed", seed, 0)
     raw = _read(name, data_dir, _as_pair(image_size))
-    return _as_splits(name, raw, *_divide(raw, validation, seed))
-
-
-def _as_splits(name, raw, train, validation, test):
-    """Returns the Splits of three sets, with the statistics of the first."""
+    train, held, test = _divide(raw, validation, seed)
     mean, std = channel_statistics(train[0])
     return Splits(
         train=train,
-        validation=validation,
+        validation=held,
         test=test,
         num_classes=len(raw.class_names),
         class_names=raw.class_names,
@@ -74,33 +80,18 @@ def _read(name, data_dir, image_size):
         return read_folder(path, image_size)
     if name == "digits":
         raw = read_digits()
-    else:
-        archive = path if form == "npz" else _archive_of(name, data_dir)
-        if archive is None:
-            _check_tfds(name, data_dir)
-            return read_tfds(name, data_dir, image_size)
-        raw = read_npz(archive)
-    if image_size is None:
-        return raw
-    # Imported here: it needs TensorFlow, which these two sources do without otherwise.
-    from sd_keras.data.images import resize_sets
-
-    return resize_sets(raw, image_size)
-
-
-def _check_tfds(name, data_dir):
-    """Raises ImportError where TensorFlow Datasets is not installed."""
-    if importlib.util.find_spec("tensorflow_datasets") is None:
+    elif form == "npz":
+        raw = read_npz(path)
+    elif data_dir is not None and Path(data_dir, f"{name}.npz").is_file():
+        raw = read_npz(Path(data_dir, f"{name}.npz"))
+    elif importlib.util.find_spec("tensorflow_datasets") is None:
         raise ImportError(
             f"`name` must be the data set of a file {name}.npz in `data_dir` where the package "
             f"tensorflow_datasets is not installed. Received: name={name!r}, data_dir={data_dir!r}"
         )
-
-
-def _archive_of(name, data_dir):
-    """Returns the path of an archive of this name in `data_dir`, or None."""
-    path = None if data_dir is None else Path(data_dir, f"{name}.npz")
-    return path if path is not None and path.is_file() else None
+    else:
+        return read_tfds(name, data_dir, image_size)
+    return raw if image_size is None else resize_sets(raw, image_size)
 
 
 def _divide(raw, validation, seed):
@@ -127,32 +118,13 @@ def _take(pair, *selections):
     return [(pair[0][indices], pair[1][indices]) for indices in selections]
 
 
-def _check_name(name):
-    """Raises ValueError where `name` is not text, or is a form without its path."""
-    if not isinstance(name, str) or name in ("", "folder", "folder:", "npz", "npz:"):
-        raise ValueError(
-            "`name` must be 'digits', 'npz:PATH', 'folder:PATH' or a TensorFlow Datasets name "
-            f"such as 'cifar100'. Received: name={name!r}"
-        )
-
-
-def _check_validation(validation):
-    """Raises ValueError where `validation` is not a fraction that leaves train images."""
-    is_number = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
-    if not is_number or not 0 <= validation < 1:
-        raise ValueError(
-            "`validation` must be a fraction of the train images of at least 0 and below 1. "
-            f"Received: validation={validation!r}"
-        )
-
-
 def _as_pair(image_size):
     """Returns `image_size` as (height, width), or None as it is."""
     if image_size is None:
         return None
-    pair = (image_size, image_size) if _is_integer(image_size) else image_size
+    pair = (image_size, image_size) if is_integer(image_size) else image_size
     is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
-    if not is_pair or not all(_is_integer(side) and side >= 1 for side in pair):
+    if not is_pair or not all(is_integer(side) and side >= 1 for side in pair):
         raise ValueError(
             "`image_size` must be None, an integer of at least 1 or a pair of them, "
             f"(height, width). Received: image_size={image_size!r}"
@@ -160,9 +132,30 @@ def _as_pair(image_size):
     return int(pair[0]), int(pair[1])
 
 
-def _is_integer(value):
-    """Says whether `value` is a whole number; a bool, though an int to Python, is not."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def read_folder(path, image_size):
+    """Reads an image folder that fits into memory.
+
+    Args:
+        path: as `folder_splits`.
+        image_size: (height, width) to resize to, or None where all images are of one size.
+
+    Returns:
+        RawSets of RGB images; classes and files in sorted order, class names the names of
+        the folders.
+    """
+    class_names, folders = folder_splits(path)
+    listed = {part: list_images(folders[part], class_names, FOLDER_SUFFIXES) for part in folders}
+    # All splits together, so that their sizes are compared, too.
+    paths = [folders[part] / file for part, (files, _) in listed.items() for file in files]
+    images = read_images(paths, image_size)
+    sets, start = {}, 0
+    for part, (files, labels) in listed.items():
+        sets[part] = images[start : start + len(files)], np.array(labels, "int32")
+        start += len(files)
+    return RawSets(sets["train"], class_names, sets.get("validation"), sets.get("test"))
 
 
 # scikit-learn's pixels count the dark points among 16.
@@ -266,3 +259,139 @@ def _in_two(size, held):
     for indices in held:
         is_held[indices] = True
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+REQUIRED_KEYS = ("x_train", "y_train", "x_test", "y_test")
+OPTIONAL_KEYS = ("x_val", "y_val", "class_names")
+# Arrays of more bytes must not be smaller than by this factor in the file.
+FREE_BYTES, MOST_INFLATION = 2**30, 100
+MOST_CLASSES = 1_000_000
+
+
+def read_npz(path):
+    """Reads images and labels from a `.npz` file.
+
+    Args:
+        path: file with `x_train`, `y_train`, `x_test`, `y_test` and optionally `x_val` with
+            `y_val`, and `class_names`. Images are uint8 (n, h, w) or (n, h, w, c), labels are
+            integers (n,) or (n, 1).
+
+    Returns:
+        RawSets. Without `class_names` the classes are named by their labels, "0" to the
+        highest label of all sets.
+    """
+    arrays = _read_arrays(Path(path))
+    sets = {}
+    for part in ("train", "test", "val"):
+        if f"x_{part}" in arrays:
+            images = _as_images(f"x_{part}", arrays[f"x_{part}"])
+            labels = _as_labels(f"y_{part}", arrays[f"y_{part}"])
+            if len(images) != len(labels) or len(images) == 0:
+                raise ValueError(
+                    f"`x_{part}` and `y_{part}` must have the same length of at least 1. Received: "
+                    f"x_{part}=({len(images)} images), y_{part}=({len(labels)} labels)"
+                )
+            sets[part] = (images, labels)
+    names = _class_names(arrays, [labels for _, labels in sets.values()])
+    return RawSets(sets["train"], names, validation=sets.get("val"), test=sets["test"])
+
+
+def _read_arrays(path):
+    """Returns the arrays of the file by key; all required keys are there."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`name` must give an existing file after 'npz:'. Received: name='npz:{path}'"
+        )
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                keys = [key for key in (*REQUIRED_KEYS, *OPTIONAL_KEYS) if key in names]
+                arrays = {key: _read_array(archive, f"{key}.npy") for key in keys}
+        except Exception as error:  # whatever damaged files make zipfile, zlib and NumPy raise
+            raise ValueError(
+                "`name` must give a NumPy archive (np.savez) of plain, not pickled, arrays after "
+                f"'npz:' ({error or type(error).__name__}). Received: name='npz:{path}'"
+            ) from error
+    expected = set(REQUIRED_KEYS)
+    if {"x_val", "y_val"} & set(arrays):
+        expected |= {"x_val", "y_val"}
+    if missing := sorted(expected - set(arrays)):
+        raise ValueError(
+            f"`name` must give an archive with the keys {', '.join(REQUIRED_KEYS)} and "
+            f"optionally {', '.join(OPTIONAL_KEYS)} (x_val and y_val together). Missing: "
+            f"{', '.join(missing)}. Found: {', '.join(sorted(names)) or 'none'}. "
+            f"Received: name='npz:{path}'"
+        )
+    return arrays
+
+
+def _read_array(archive, name):
+    """Returns an array of an archive, whose size is checked before memory is taken for it."""
+    member = archive.getinfo(name)
+    if member.file_size > max(FREE_BYTES, MOST_INFLATION * member.compress_size):
+        raise ValueError(f"{name} holds {member.file_size} bytes when unpacked")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        headers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, _, dtype = headers[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} is pickled")
+        if file.tell() + dtype.itemsize * math.prod(shape) != member.file_size:
+            raise ValueError(f"{name} is not as long as its header says")
+    with archive.open(member) as file:
+        # Pickled objects could run code on loading, and no array here needs them.
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read()  # the end, where the checksum is compared
+    return array
+
+
+def _as_images(key, images):
+    """Returns the images as (n, height, width, channels), adding the axis of one channel."""
+    if images.dtype != np.uint8:
+        raise ValueError(
+            f"`{key}` must be uint8, pixels 0…255: normalisation is inside the network, so "
+            "images are stored as they are. Images scaled to [0, 1] go back by "
+            f"np.rint(255 * images).astype('uint8'). Received: {key}=({images.dtype} array)"
+        )
+    if images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        raise ValueError(
+            f"`{key}` must have the shape (n, height, width) or (n, height, width, channels). "
+            f"Received: {key}=(array of shape {images.shape})"
+        )
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _as_labels(key, labels):
+    """Returns integer labels (n,) or (n, 1) as int32 (n,)."""
+    plain = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
+    if labels.dtype.kind not in "iu" or not plain:
+        raise ValueError(
+            f"`{key}` must hold integer class labels of shape (n,) or (n, 1), not one-hot rows. "
+            f"Received: {key}=({labels.dtype} array of shape {labels.shape})"
+        )
+    if labels.size and (labels.min() < 0 or labels.max() >= MOST_CLASSES):
+        raise ValueError(
+            f"`{key}` must hold labels from 0 on, below {MOST_CLASSES}. "
+            f"Received: {key}=(labels of {labels.min()}…{labels.max()})"
+        )
+    return labels.reshape(-1).astype("int32")
+
+
+def _class_names(arrays, labels):
+    """Returns the names given in the file, or the numbers up to the highest label."""
+    if "class_names" not in arrays:
+        return tuple(str(index) for index in range(1 + max(int(part.max()) for part in labels)))
+    names = arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise ValueError(
+            "`class_names` must be a one-dimensional array of strings. "
+            f"Received: class_names=({names.dtype} array of shape {names.shape})"
+        )
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`class_names` must be UTF-8: {error}. Received: bytes") from None

@@ -20,6 +20,8 @@ import numpy as np
 
 from sd_keras.data.encoded import Source
 from sd_keras.data.tfds_sets import missing_files, prepared_folder, supervised_keys
+from sd_keras.keras_internals import tensorflow as tf
+from sd_keras.keras_internals import tensorflow_datasets as tfds
 
 
 def open_records(name, split, data_dir):
@@ -27,16 +29,7 @@ def open_records(name, split, data_dir):
 
     Args:
         name, split, data_dir: as for `stream`.
-
-    Raises:
-        FileNotFoundError: the data set, or one of its files, is not there.
-        ValueError: no such name or split, not image classification, no labels, or prepared
-            in another file format than TFRecord.
-        OSError: damaged files.
     """
-    # Imported here: image folders must not need TensorFlow Datasets.
-    import tensorflow_datasets as tfds
-
     info = tfds.builder_from_directory(prepared_folder(name, data_dir)).info
     image_key, label_key = supervised_keys(name, info)
     if info.file_format != tfds.core.file_adapters.FileFormat.TFRECORD:
@@ -44,9 +37,20 @@ def open_records(name, split, data_dir):
             "`name` must be a data set prepared as TFRecord files (`tfds build "
             f"--file_format=tfrecord`), not {info.file_format.value}. Received: name={name!r}"
         )
-    parts = _parts(info, split)
+    try:
+        parts = info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split` must be one of {', '.join(sorted(info.splits))} or a part of one, such as "
+            f"'train[:99%]'. Received: split={split!r}"
+        ) from error
+    if not parts:
+        raise ValueError(f"`split` must hold at least one image. Received: split={split!r}")
     paths = [str(part.filename) for part in parts]
-    offsets = _offsets(paths, name, data_dir)
+    try:
+        offsets = record_offsets(paths)
+    except FileNotFoundError as error:
+        raise missing_files(name, data_dir, Path(error.filename)) from error
     places = _places(parts, offsets, name)
     read = _reader(paths, info.features, image_key, label_key)
     _check_labels(read, places, name, split)
@@ -57,28 +61,6 @@ def open_records(name, split, data_dir):
         return f"{os.path.basename(paths[file])}, record {record}"
 
     return Source(tuple(info.features[label_key].names), places, read, describe)
-
-
-def _offsets(paths, name, data_dir):
-    """Returns `record_offsets`, or raises that the data set is not prepared."""
-    try:
-        return record_offsets(paths)
-    except FileNotFoundError as error:
-        raise missing_files(name, data_dir, Path(error.filename)) from error
-
-
-def _parts(info, split):
-    """Returns which records of which files make up a split; at least one record."""
-    try:
-        parts = info.splits[split].file_instructions
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"`split` must be one of {', '.join(sorted(info.splits))} or a part of one, such as "
-            f"'train[:99%]'. Received: split={split!r}"
-        ) from error
-    if not parts:
-        raise ValueError(f"`split` must hold at least one image. Received: split={split!r}")
-    return parts
 
 
 def _places(parts, offsets, name):
@@ -100,9 +82,6 @@ def _places(parts, offsets, name):
 
 def _reader(paths, features, image_key, label_key):
     """Returns the function that reads the image and the label of one record."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
     wanted = tfds.features.FeaturesDict({key: features[key] for key in (image_key, label_key)})
     decoders = {image_key: tfds.decode.SkipDecoding()}
 
@@ -129,8 +108,6 @@ def _reader(paths, features, image_key, label_key):
 
 def _check_labels(read, places, name, split):
     """Raises ValueError where TensorFlow Datasets gave the images of a split no labels."""
-    import tensorflow as tf
-
     try:
         with tf.device("CPU:0"):
             _, label = read(*(tf.constant(column[0]) for column in places))
@@ -162,10 +139,6 @@ def record_offsets(paths):
 
     Returns:
         List of int64 arrays (records + 1,), one per file.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        OSError: a file ends within a record.
     """
     paths = [os.path.abspath(path) for path in paths]
     with ThreadPoolExecutor(WALKERS) as threads:

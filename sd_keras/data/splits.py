@@ -10,6 +10,22 @@ SMALLEST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
+class RawSets:
+    """The sets a source really has; each a pair (images uint8 (n, h, w, c), labels int32 (n,)).
+
+    Attributes:
+        train: always there.
+        class_names: tuple of str, in the order of the labels.
+        validation, test: None where the source has none of its own.
+    """
+
+    train: tuple
+    class_names: tuple
+    validation: tuple | None = None
+    test: tuple | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Splits:
     """Train, validation and test images of one data set, held in memory.
 
@@ -40,14 +56,28 @@ class Splits:
     name: str
 
     def __post_init__(self):
-        _check_classes(self)
+        names = self.class_names
+        text = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        if self.num_classes < 1 or not text or len(names) != self.num_classes:
+            shown = f"{type(names).__name__} of {len(names)}"
+            raise ValueError(
+                "`class_names` must be a tuple of one string per class, for `num_classes` of at "
+                f"least 1. Received: class_names=({shown}), num_classes={self.num_classes}"
+            )
         _check_pair("train", self.train, self)
         if len(self.train[0]) == 0:
             raise ValueError("`train` must hold at least one image. Received: train=(no images)")
         if self.validation is not None:
             _check_pair("validation", self.validation, self)
         _check_pair("test", self.test, self)
-        _check_statistics(self)
+        channels = self.input_shape[-1]
+        for part, values, bound in (("mean", self.mean, "finite"), ("std", self.std, "positive")):
+            usable = len(values) == channels and all(np.isfinite(value) for value in values)
+            if not usable or (part == "std" and min(values) <= 0):
+                raise ValueError(
+                    f"`{part}` must hold one {bound} value for each of the {channels} channels. "
+                    f"Received: {part}={values}"
+                )
 
 
 def channel_statistics(images):
@@ -75,18 +105,6 @@ def channel_statistics(images):
     return tuple(means), tuple(deviations)
 
 
-def _check_classes(splits):
-    """Raises ValueError where the class names are not one string per class."""
-    names = splits.class_names
-    text = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
-    if splits.num_classes < 1 or not text or len(names) != splits.num_classes:
-        shown = f"{type(names).__name__} of {len(names)}"
-        raise ValueError(
-            "`class_names` must be a tuple of one string per class, for `num_classes` of at "
-            f"least 1. Received: class_names=({shown}), num_classes={splits.num_classes}"
-        )
-
-
 def _check_pair(part, pair, splits):
     """Raises ValueError where one split is not images and labels of the stated kind."""
     if not (isinstance(pair, tuple) and len(pair) == 2):
@@ -111,17 +129,3 @@ def _check_pair(part, pair, splits):
             f"num_classes={splits.num_classes}. "
             f"Received: {part}=(…, labels of {labels.min()}…{labels.max()})"
         )
-
-
-def _check_statistics(splits):
-    """Raises ValueError where `mean` or `std` cannot be used to normalise the images."""
-    channels = splits.input_shape[-1]
-    for part in ("mean", "std"):
-        values = getattr(splits, part)
-        usable = len(values) == channels and all(np.isfinite(value) for value in values)
-        if not usable or (part == "std" and min(values) <= 0):
-            bound = "positive" if part == "std" else "finite"
-            raise ValueError(
-                f"`{part}` must hold one {bound} value for each of the {channels} channels. "
-                f"Received: {part}={values}"
-            )

@@ -12,6 +12,7 @@ from sd_keras.data.batches import check_whole
 from sd_keras.data.crops import PAPER_SIZE, PROTOCOLS
 from sd_keras.data.decoding import MAX_PIXELS
 from sd_keras.data.encoded import Source, open_source
+from sd_keras.keras_internals import tensorflow as tf
 
 
 class BadImages:
@@ -45,7 +46,7 @@ class BadImages:
             return tuple(self._names)
 
     def add(self, indices):
-        """Takes note of images by their number; returns what is wrong, or empty bytes.
+        """Records images by their number; returns what is wrong, or empty bytes.
 
         It returns the error rather than raising it, as TensorFlow would put a stack of calls
         in front of the message.
@@ -102,7 +103,13 @@ def stream(
     """
     check_batches(batch_size, shard, seed)
     check_crops(protocol, size, views, max_pixels)
-    check_limit(max_bad_images)
+    real = isinstance(max_bad_images, numbers.Real) and not isinstance(max_bad_images, bool)
+    whole = real and (max_bad_images < 1 or max_bad_images == int(max_bad_images))
+    if not whole or max_bad_images < 0:
+        raise ValueError(
+            "`max_bad_images` must be a whole number of images, or a share of them of at least 0 "
+            f"and below 1. Received: max_bad_images={max_bad_images!r}"
+        )
     source = open_source(name, split, data_dir)
     total = source.num_examples
     check_enough(batch_size, total, protocol, shard[1])
@@ -204,8 +211,6 @@ class Stream:
         Raises:
             ValueError: `epoch` below 0, or `skip_steps` not of 0…steps_per_epoch.
         """
-        # Imported here: opening a folder must not need TensorFlow.
-        import tensorflow as tf
 
         from sd_keras.data.batching import batches
 
@@ -269,28 +274,13 @@ def check_batches(batch_size, shard, seed):
     """Raises ValueError where batches of that size and order cannot be divided so."""
     check_whole("batch_size", batch_size, 1)
     check_whole("seed", seed, 0)
-    pair = isinstance(shard, (tuple, list)) and len(shard) == 2
-    if (
-        not pair
-        or not all(type(number) is int for number in shard)
-        or not (0 <= shard[0] < shard[1])
-    ):
+    is_pair = isinstance(shard, (tuple, list)) and [type(n) for n in shard] == [int, int]
+    if not is_pair or not 0 <= shard[0] < shard[1]:
         raise ValueError(
             "`shard` must be a pair (index, count) of integers with 0 <= index < count. "
             f"Received: shard={shard!r}"
         )
     check_divisible(batch_size, shard[1])
-
-
-def check_limit(max_bad_images):
-    """Raises ValueError where the limit is neither a number of images nor a share."""
-    real = isinstance(max_bad_images, numbers.Real) and not isinstance(max_bad_images, bool)
-    whole = real and (max_bad_images < 1 or max_bad_images == int(max_bad_images))
-    if not whole or max_bad_images < 0:
-        raise ValueError(
-            "`max_bad_images` must be a whole number of images, or a share of them of at least 0 "
-            f"and below 1. Received: max_bad_images={max_bad_images!r}"
-        )
 
 
 def check_enough(batch_size, total, protocol, count):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sd_keras.data.raw import RawSets
+from sd_keras.data.splits import RawSets
+from sd_keras.keras_internals import tensorflow as tf
+from sd_keras.keras_internals import tensorflow_datasets as tfds
 
 # Images decoded together; large enough that Python is not what takes the time.
 BATCH = 500
@@ -27,16 +29,7 @@ def read_tfds(name, data_dir, image_size):
     Returns:
         RawSets in the order of the files. A set without labels (TensorFlow Datasets gives
         each image the label −1, as to ImageNet's test images) counts as missing.
-
-    Raises:
-        FileNotFoundError: the data set is not prepared there; tells how to prepare it.
-        ValueError: no such name, not image classification, or images of different sizes
-            without `image_size`.
-        OSError: damaged files.
     """
-    # Imported here: loading other kinds of data sets must not need TensorFlow.
-    import tensorflow_datasets as tfds
-
     folder = prepared_folder(name, data_dir)
     builder = tfds.builder_from_directory(folder)
     image_key, label_key = supervised_keys(name, builder.info)
@@ -59,8 +52,6 @@ def read_tfds(name, data_dir, image_size):
 
 def supervised_keys(name, info):
     """Returns the keys of the uint8 image and of the class label."""
-    import tensorflow_datasets as tfds
-
     keys = info.supervised_keys
     if isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys):
         image, label = (info.features[key] for key in keys)
@@ -76,8 +67,6 @@ def supervised_keys(name, info):
 
 def _read_split(name, data_dir, builder, part, image_key, image_size):
     """Returns images uint8 (n, h, w, c) and labels int32 (n,) of one split, in file order."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
 
     from sd_keras.data.images import resize
 
@@ -130,10 +119,6 @@ def prepared_folder(name, data_dir):
     Args:
         name: "NAME", "NAME/CONFIG", either with ":VERSION".
         data_dir: folder that TensorFlow Datasets prepared into, or None for its default.
-
-    Raises:
-        FileNotFoundError: the data set exists but is not prepared there.
-        ValueError: no such data set, or several configurations to choose from.
     """
     match = NAME.fullmatch(name)
     if match is None:
@@ -160,7 +145,7 @@ def missing_files(name, data_dir, folder, found=()):
         "is downloaded here; run once, on a machine with network access,\n"
         f"    tfds build {name} --data_dir {target}\n"
         "and if need be copy the files, or give as `data_dir` the folder that has them. "
-        f"Received: name={name!r}, data_dir={_as_text(data_dir)}"
+        f"Received: name={name!r}, data_dir={data_dir and str(data_dir)!r}"
     )
 
 
@@ -179,16 +164,12 @@ def _unknown_name(name):
 
 def _names():
     """Returns the names of all data sets that TensorFlow Datasets has code for."""
-    import tensorflow_datasets as tfds
-
     # Community data sets are listed on a server.
     return tfds.list_builders(with_community_datasets=False)
 
 
 def _data_folder(data_dir):
     """Returns the folder of all data sets."""
-    import tensorflow_datasets as tfds
-
     return Path(tfds.core.constants.DATA_DIR if data_dir is None else data_dir).expanduser()
 
 
@@ -212,8 +193,3 @@ def _only_configuration(name, root):
             f"Received: name={name!r}"
         )
     return folders[0] if folders else None
-
-
-def _as_text(data_dir):
-    """Returns a path as quoted text whatever its type, and None as it is."""
-    return None if data_dir is None else repr(str(data_dir))

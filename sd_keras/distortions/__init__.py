@@ -9,13 +9,3 @@ from sd_keras.distortions.chain import Chain
 from sd_keras.distortions.color import Color
 from sd_keras.distortions.crop_flip import CropFlip
 from sd_keras.distortions.geometric import Affine, Perspective, ThinPlateSpline
-
-__all__ = [
-    "Affine",
-    "Chain",
-    "Color",
-    "CropFlip",
-    "Distortion",
-    "Perspective",
-    "ThinPlateSpline",
-]

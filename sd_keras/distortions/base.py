@@ -24,13 +24,17 @@ class Distortion(keras.layers.Layer):
 
     Attributes:
         arguments: names of the arguments besides `seed`, for `get_config`.
+        magnitudes: names of those that are 0 where images are handed through.
         num_draws: uniform numbers for each image.
+        smallest: height and width that images must have.
 
     Shapes: `(n, height, width, channels)` in and out, dtype kept.
     """
 
     arguments = ()
+    magnitudes = ()
     num_draws = 0
+    smallest = 0
 
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
@@ -77,13 +81,18 @@ class Distortion(keras.layers.Layer):
 
     def is_identity(self):
         """Whether every magnitude is 0, so that the images are handed through."""
-        return False
+        return bool(self.magnitudes) and not any(getattr(self, n) for n in self.magnitudes)
 
     def check(self, images):
         """Raises ValueError for images of another rank, or of a size unknown in a trace."""
         if len(images.shape) != 4 or None in tuple(images.shape)[1:]:
             raise ValueError(
                 "`images` must have rank 4 (n, height, width, channels), all but n known. "
+                f"Received: images of shape {tuple(images.shape)}"
+            )
+        if min(images.shape[1:3]) < self.smallest:
+            raise ValueError(
+                f"`images` must have at least {self.smallest}x{self.smallest} pixels. "
                 f"Received: images of shape {tuple(images.shape)}"
             )
 

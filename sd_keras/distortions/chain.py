@@ -27,8 +27,8 @@ class Chain(keras.layers.Layer):
 
     def __init__(self, distortions, **kwargs):
         super().__init__(**kwargs)
-        is_list = isinstance(distortions, (list, tuple))
-        if not is_list or not distortions or not all(map(_is_distortion, distortions)):
+        is_list = isinstance(distortions, (list, tuple)) and len(distortions) > 0
+        if not is_list or not all(callable(d) and not isinstance(d, type) for d in distortions):
             raise ValueError(
                 "`distortions` must be a list of at least one layer or function, for instance "
                 f"[CropFlip(4), Affine()]. Received: distortions={distortions!r}"
@@ -60,10 +60,6 @@ class Chain(keras.layers.Layer):
     def from_config(cls, config):
         deserialize = keras.saving.deserialize_keras_object
         return cls(**config | {"distortions": [deserialize(d) for d in config["distortions"]]})
-
-
-def _is_distortion(thing):
-    return callable(thing) and not isinstance(thing, type)
 
 
 def apply(distortion, images):

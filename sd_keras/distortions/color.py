@@ -34,14 +34,14 @@ class Color(Distortion):
         brightness, contrast, saturation: b, c, s lie in 1 − argument … 1 + argument; 0…1.
         hue: largest angle θ to either side as a share of a full turn, 0…0.5.
         max_value: of a pixel; 255 for raw images, 1 for images scaled to 0…1.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`, with 3 channels (R, G, B), or with 1, which has neither saturation
     nor hue. Raises ValueError otherwise, and for an argument outside of its limits.
     """
 
-    arguments = ("brightness", "contrast", "saturation", "hue", "max_value")
+    magnitudes = ("brightness", "contrast", "saturation", "hue")
+    arguments = (*magnitudes, "max_value")
     num_draws = 4
 
     def __init__(
@@ -62,9 +62,6 @@ class Color(Distortion):
         self.max_value = magnitude("max_value", max_value, math.inf)
         if self.max_value == 0:
             raise ValueError("`max_value` must be greater than 0. Received: max_value=0")
-
-    def is_identity(self):
-        return self.brightness == self.contrast == self.saturation == self.hue == 0
 
     def check(self, images):
         super().check(images)

@@ -16,14 +16,13 @@ class CropFlip(Distortion):
     Args:
         padding: pixels added on each side before cropping to the old size.
         flip: mirror half of the images left to right.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: `(n, height, width, channels)` in and out, dtype kept (raw uint8 too). The
     padding is black, hence the distortion belongs before any normalisation.
     """
 
-    arguments = ("padding", "flip")
+    arguments = magnitudes = ("padding", "flip")
     num_draws = 3
 
     def __init__(self, padding=4, flip=True, seed=None, **kwargs):
@@ -37,9 +36,6 @@ class CropFlip(Distortion):
 
     def seed_of_draws(self, seed):
         return seed  # all others draw from one made of it and their names
-
-    def is_identity(self):
-        return self.padding == 0 and not self.flip
 
     def check(self, images):
         super().check(images)

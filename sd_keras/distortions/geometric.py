@@ -84,13 +84,12 @@ class Affine(base.Distortion):
         shear: largest angle φ to either side, in degrees, 0 to below 90.
         translation: largest move t to either side, as a share of the height for rows and of
             the width for columns, 0…1.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`. Raises ValueError for an argument outside of its limits.
     """
 
-    arguments = ("rotation", "scale", "shear", "translation")
+    arguments = magnitudes = ("rotation", "scale", "shear", "translation")
     num_draws = 5
 
     def __init__(self, rotation=15.0, scale=0.15, shear=10.0, translation=0.1, seed=None, **kwargs):
@@ -99,9 +98,6 @@ class Affine(base.Distortion):
         self.scale = base.magnitude("scale", scale, 1)
         self.shear = base.magnitude("shear", shear, 90)
         self.translation = base.magnitude("translation", translation, 1, inclusive=True)
-
-    def is_identity(self):
-        return self.rotation == self.scale == self.shear == self.translation == 0
 
     def distort(self, images, uniform, xp):
         rows, columns = affine_places(images, self.parameters(uniform, images, xp), xp)
@@ -143,39 +139,23 @@ class Perspective(base.Distortion):
     Args:
         magnitude: as a share of height and width, 0 to below 0.25, where the four corners
             would no longer be those of a convex shape.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`, of at least 2x2 pixels. Raises ValueError otherwise, and for a
     magnitude outside of the limits.
     """
 
-    arguments = ("magnitude",)
+    arguments = magnitudes = ("magnitude",)
     num_draws = 8
+    smallest = 2  # with four different corners
 
     def __init__(self, magnitude=0.12, seed=None, **kwargs):
         super().__init__(seed, **kwargs)
         self.magnitude = base.magnitude("magnitude", magnitude, 0.25)
 
-    def is_identity(self):
-        return self.magnitude == 0
-
-    def check(self, images):
-        super().check(images)
-        check_size(images)
-
     def distort(self, images, uniform, xp):
         rows, columns = perspective_places(images, (2 * uniform - 1) * self.magnitude, xp)
         return sample(images, rows, columns, xp)
-
-
-def check_size(images):
-    """Raises ValueError for images that have no four different corners."""
-    if min(images.shape[1:3]) < 2:
-        raise ValueError(
-            "`images` must have at least 2x2 pixels. "
-            f"Received: images of shape {tuple(images.shape)}"
-        )
 
 
 def perspective_places(images, moves, xp):
@@ -223,14 +203,15 @@ class ThinPlateSpline(base.Distortion):
         points: control points in a row and in a column of the grid, which spans the image;
             at least 2.
         magnitude: as a share of height and width, 0 to below 0.5.
-        seed: integer; None takes a random one.
-        **kwargs: as `keras.layers.Layer`.
+        seed, **kwargs: as `Distortion`.
 
     Shapes: as `Distortion`, of at least 2x2 pixels. Raises ValueError otherwise, and for an
     argument outside of its limits.
     """
 
     arguments = ("points", "magnitude")
+    magnitudes = ("magnitude",)
+    smallest = 2
 
     def __init__(self, points=4, magnitude=0.06, seed=None, **kwargs):
         super().__init__(seed, **kwargs)
@@ -241,13 +222,6 @@ class ThinPlateSpline(base.Distortion):
         self.points = points
         self.magnitude = base.magnitude("magnitude", magnitude, 0.5)
         self.num_draws = 2 * points**2
-
-    def is_identity(self):
-        return self.magnitude == 0
-
-    def check(self, images):
-        super().check(images)
-        check_size(images)
 
     def distort(self, images, uniform, xp):
         height, width = images.shape[1:3]

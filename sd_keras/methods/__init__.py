@@ -1,22 +1,20 @@
 """Methods: the papers' names for lists of objectives and a number of views."""
 
-from sd_keras.methods.comparison import (
+from sd_keras.methods.method import Complement, Method
+from sd_keras.methods.papers import (
+    DISCREPANCIES,
     attention_transfer,
+    baseline,
+    be_your_own_teacher,
     class_wise,
+    data_distortion,
     deep_mutual_learning,
+    deep_supervision,
     fitnet,
     knowledge_distillation,
     label_smoothing,
     progressive,
     teacher_free,
-)
-from sd_keras.methods.method import Complement, Method
-from sd_keras.methods.papers import (
-    DISCREPANCIES,
-    baseline,
-    be_your_own_teacher,
-    data_distortion,
-    deep_supervision,
     two_branch,
 )
 from sd_keras.methods.variations import alternating, balanced, deepest_last
@@ -67,16 +65,3 @@ def get(name, **arguments):
     for method in rest:
         first = first + method
     return first
-
-
-__all__ = [
-    "DISCREPANCIES",
-    "METHODS",
-    "Complement",
-    "Method",
-    "alternating",
-    "balanced",
-    "deepest_last",
-    "get",
-    *METHODS,
-]

@@ -27,6 +27,9 @@ class Complement:
         return cls(keras.saving.deserialize_keras_object(config["value"]))
 
 
+LABEL_WEIGHTS = ("shallow_label_weight", "label_weight")
+
+
 @keras.saving.register_keras_serializable(package="sd_keras")
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -75,8 +78,15 @@ class Method:
                 f"compare. Received: num_views={self.num_views}"
             )
 
-        for argument, optional in (("shallow_label_weight", True), ("label_weight", False)):
-            _check_weight(argument, getattr(self, argument), optional)
+        for argument, kinds in (("shallow_label_weight", " or None"), ("label_weight", "")):
+            weight = getattr(self, argument)
+            is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+            is_other = callable(weight) or (kinds and weight is None)
+            if not is_other and not (is_number and weight >= 0):
+                raise ValueError(
+                    f"`{argument}` must be a number of at least 0, a schedule{kinds}. "
+                    f"Received: {argument}={weight!r}"
+                )
         if self.labelled_views not in (None, *range(1, self.num_views + 1)):
             raise ValueError(
                 f"`labelled_views` must be None or 1…{self.num_views}, the number of views. "
@@ -128,16 +138,13 @@ class Method:
         serialize = keras.saving.serialize_keras_object
         config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         config["objectives"] = [serialize(objective) for objective in self.objectives]
-        for name in ("shallow_label_weight", "label_weight"):
-            config[name] = serialize(config[name])
-        return config
+        return config | {name: serialize(config[name]) for name in LABEL_WEIGHTS}
 
     @classmethod
     def from_config(cls, config):
         deserialize = keras.saving.deserialize_keras_object
         objectives = tuple(deserialize(objective) for objective in config["objectives"])
-        names = [n for n in ("shallow_label_weight", "label_weight") if n in config]
-        weights = {name: deserialize(config[name]) for name in names}
+        weights = {name: deserialize(config[name]) for name in LABEL_WEIGHTS if name in config}
         return cls(**config | weights | {"objectives": objectives})
 
 
@@ -154,18 +161,6 @@ def rest_of(argument, share):
             f"`{argument}` must be in 0…1 or a schedule. Received: {argument}={share!r}"
         )
     return 1.0 - share
-
-
-def _check_weight(argument, weight, optional):
-    """Raises ValueError unless a weight is a number of at least 0, a schedule or, if so, None."""
-    if callable(weight) or (optional and weight is None):
-        return
-    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-    if not (is_number and weight >= 0):
-        raise ValueError(
-            f"`{argument}` must be a number of at least 0, a schedule"
-            f"{' or None' if optional else ''}. Received: {argument}={weight!r}"
-        )
 
 
 def _agreed(argument, methods, default):

@@ -1,6 +1,7 @@
 """Backbones by name, and exits on them."""
 
 from sd_keras.models.alexnet import alexnet
+from sd_keras.models.blocks import MODELS
 from sd_keras.models.densenet import (
     densenet,
     densenet40,
@@ -41,42 +42,6 @@ from sd_keras.models.sections import sections
 from sd_keras.models.stock import stock
 from sd_keras.models.vgg import vgg, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn
 
-MODELS = {
-    builder.__name__: builder
-    for builder in (
-        resnet8,
-        resnet20,
-        resnet32,
-        resnet44,
-        resnet56,
-        resnet110,
-        resnet18,
-        resnet34,
-        resnet50,
-        resnet101,
-        resnet152,
-        preact_resnet18,
-        preact_resnet34,
-        wide_resnet_16_8,
-        wide_resnet_20_8,
-        wide_resnet_28_10,
-        wide_resnet_28_12,
-        wide_resnet_40_4,
-        wide_resnet_44_8,
-        resnext29_8x64d,
-        pyramidnet101_240,
-        densenet40,
-        densenet40_bc,
-        densenet100,
-        densenet100_bc,
-        vgg11_bn,
-        vgg13_bn,
-        vgg16_bn,
-        vgg19_bn,
-        alexnet,
-    )
-}
-
 
 def build(name, input_shape=None, stem=None, **kwargs):
     """Builds the backbone called `name`, a key of `MODELS`.
@@ -97,21 +62,3 @@ def build(name, input_shape=None, stem=None, **kwargs):
     given = {"input_shape": input_shape, "stem": stem}
     given = {argument: value for argument, value in given.items() if value is not None}
     return MODELS[name](**given, **kwargs)
-
-
-__all__ = [
-    "MODELS",
-    "attach_exits",
-    "build",
-    "densenet",
-    "exit_names",
-    "preact_resnet",
-    "pyramidnet",
-    "resnet",
-    "sections",
-    "stock",
-    "submodel",
-    "vgg",
-    "wide_resnet",
-    *MODELS,
-]

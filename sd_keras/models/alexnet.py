@@ -5,7 +5,7 @@ from keras import layers
 
 from sd_keras.layers import Conv2D, GroupConv2D, LocalResponseNormalization
 from sd_keras.layers.bottleneck import dense_initializer
-from sd_keras.models.blocks import check_input, image_input
+from sd_keras.models.blocks import MODELS, check_input, image_input
 from sd_keras.models.vgg import hidden_dense
 
 # Filters, kernel size, stride, padding and groups of the five convolutions.
@@ -35,8 +35,7 @@ def alexnet(input_shape=(227, 227, 3), stem="imagenet", mean=0.5, std=0.5, name=
     Args:
         input_shape: `(height, width, channels)` of the images, at least 67 high and wide.
         stem: `"imagenet"`, the only one.
-        mean, std: as `resnet`.
-        name: name of the model.
+        mean, std, name: as `resnet`.
 
     Returns:
         A functional `keras.Model` from `image` (raw pixels 0…255) to the vector `(n, 4096)`
@@ -57,3 +56,6 @@ def alexnet(input_shape=(227, 227, 3), stem="imagenet", mean=0.5, std=0.5, name=
     for index, name in ((1, None), (2, "stage_4")):
         x = hidden_dense(x, 4096, index, dense_initializer(), name)
     return keras.Model(image, x, name=name)
+
+
+MODELS["alexnet"] = alexnet

@@ -9,6 +9,29 @@ from keras import layers
 from sd_keras.layers import BatchNormalization, Conv2D, GroupConv2D
 from sd_keras.layers.bottleneck import kernel_initializer
 
+# Every network with a name, by it.
+MODELS = {}
+
+
+def variant(name, description, builder, **options):
+    """Makes a builder of one size of a family of networks, and puts it into `MODELS`.
+
+    Args:
+        name: of the builder and of the models that it builds.
+        description: first sentence of its docstring.
+        builder: the family's, which takes `input_shape`, `stem`, `name` and the options.
+        **options: what sets the size.
+    """
+
+    def build(input_shape=(32, 32, 3), stem="cifar", **kwargs):
+        return builder(input_shape, stem=stem, name=name, **options, **kwargs)
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = builder.__module__
+    build.__doc__ = f"{description} Arguments as `{builder.__name__}`."
+    MODELS[name] = build
+    return build
+
 
 def check_input(input_shape, smallest, stem, stems=("cifar",)):
     """Checks what every builder is given.

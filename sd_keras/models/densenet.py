@@ -13,6 +13,7 @@ from sd_keras.models.blocks import (
     norm_relu,
     plan,
     raw_end,
+    variant,
 )
 
 
@@ -41,14 +42,12 @@ def densenet(
     dropout, as the authors train with augmentation.
 
     Args:
-        input_shape: `(height, width, channels)` of the images.
         depth: number of layers with weights: 3n + 4 for n layers a block, 6n + 4 with `bc`.
         growth: k, channels that each layer adds.
         bc: 1x1 convolutions in front of the 3x3, transitions that halve the channels, and
             twice as wide a stem as growth (DenseNet-BC) instead of 16 channels.
         stem: `"cifar"`, the only one.
-        mean, std: as `resnet`.
-        name: name of the model.
+        input_shape, mean, std, name: as `resnet`.
 
     Returns:
         As `resnet`.
@@ -70,21 +69,12 @@ def densenet(
     return finished(image, x, rows, name)
 
 
-def densenet40(input_shape=(32, 32, 3), **kwargs):
-    """DenseNet-40 with growth 12, four sections. Arguments as `densenet`."""
-    return densenet(input_shape, 40, name="densenet40", **kwargs)
+def _named(name, description, depth, bc=False):
+    description = f"{description} with growth 12, four sections."
+    return variant(name, description, densenet, depth=depth, bc=bc)
 
 
-def densenet100(input_shape=(32, 32, 3), **kwargs):
-    """DenseNet-100 with growth 12, four sections. Arguments as `densenet`."""
-    return densenet(input_shape, 100, name="densenet100", **kwargs)
-
-
-def densenet40_bc(input_shape=(32, 32, 3), **kwargs):
-    """DenseNet-BC-40 with growth 12, four sections. Arguments as `densenet`."""
-    return densenet(input_shape, 40, bc=True, name="densenet40_bc", **kwargs)
-
-
-def densenet100_bc(input_shape=(32, 32, 3), **kwargs):
-    """DenseNet-BC-100 with growth 12, four sections. Arguments as `densenet`."""
-    return densenet(input_shape, 100, bc=True, name="densenet100_bc", **kwargs)
+densenet40 = _named("densenet40", "DenseNet-40", 40)
+densenet100 = _named("densenet100", "DenseNet-100", 100)
+densenet40_bc = _named("densenet40_bc", "DenseNet-BC-40", 40, bc=True)
+densenet100_bc = _named("densenet100_bc", "DenseNet-BC-100", 100, bc=True)

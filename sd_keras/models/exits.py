@@ -8,9 +8,8 @@ from keras import layers
 
 from sd_keras.layers import Bottleneck
 from sd_keras.layers.bottleneck import dense_initializer
-from sd_keras.models.body import body_of
+from sd_keras.models.body import body_of, channels, grid, is_activated, is_channels_first
 from sd_keras.models.placement import taps
-from sd_keras.models.tensors import channels, grid, is_activated, is_channels_first
 
 
 class Heads:
@@ -43,7 +42,13 @@ class Heads:
         for index, tensor in enumerate([*tensors, self.deepest], start=1):
             vector = self._features(tensor, index)
             vectors[f"features_{index}"] = vector
-            outputs[f"exit_{index}"] = self._logits(vector, index)
+            outputs[f"exit_{index}"] = layers.Dense(
+                self.num_classes,
+                kernel_initializer=dense_initializer(),
+                # Whatever the policy, because softmax of 16-bit logits loses accuracy.
+                dtype="float32",
+                name=self._name(f"classifier_{index}"),
+            )(vector)
         return keras.Model(self.model.inputs[0], outputs | vectors, name=self.model.name)
 
     def _name(self, base):
@@ -79,16 +84,6 @@ class Heads:
             token = self._name(f"token_{index}")
             tensor, count = layers.Cropping1D((0, count - 1), name=token)(tensor), 1
         return layers.Reshape((count, 1, width), name=name)(tensor)
-
-    def _logits(self, vector, index):
-        """Returns the logits of one exit."""
-        # float32 whatever the policy, because softmax of 16-bit logits loses accuracy.
-        return layers.Dense(
-            self.num_classes,
-            kernel_initializer=dense_initializer(),
-            dtype="float32",
-            name=self._name(f"classifier_{index}"),
-        )(vector)
 
 
 BOTTLENECKS = ("scala",)
@@ -129,15 +124,6 @@ def attach_exits(
     Raises:
         ValueError: for an argument that does not fit; the message names it.
     """
-    _check_arguments(backbone, num_classes, bottleneck, pooling)
-    body = body_of(backbone, at, input_shape)
-    network = Heads(body, int(num_classes), pooling).network(taps(body, at))
-    if freeze:
-        backbone.trainable = False
-    return network
-
-
-def _check_arguments(backbone, num_classes, bottleneck, pooling):
     if not isinstance(num_classes, numbers.Integral) or num_classes < 2:
         raise ValueError(
             f"`num_classes` must be an integer of at least 2. Received: num_classes={num_classes!r}"
@@ -153,6 +139,11 @@ def _check_arguments(backbone, num_classes, bottleneck, pooling):
             "`backbone` must be a functional keras.Model. "
             f"Received: backbone of type {type(backbone).__name__}"
         )
+    body = body_of(backbone, at, input_shape)
+    network = Heads(body, int(num_classes), pooling).network(taps(body, at))
+    if freeze:
+        backbone.trainable = False
+    return network
 
 
 def exit_names(network):

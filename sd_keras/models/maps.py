@@ -3,9 +3,8 @@
 import keras
 
 from sd_keras import graph, keras_internals
-from sd_keras.models.body import body_of, stage_names
+from sd_keras.models.body import body_of, grid, is_channels_first, is_map, makers, stage_names
 from sd_keras.models.placement import taps
-from sd_keras.models.tensors import grid, is_channels_first, is_map, makers
 
 
 def logits_of(network, argument):
@@ -14,9 +13,6 @@ def logits_of(network, argument):
     Args:
         network: made by `attach_exits`, or any functional model that gives logits `(n, classes)`.
         argument: what the error names.
-
-    Raises:
-        ValueError: for another kind of model, or one that ends in a softmax.
     """
     if hasattr(network, "network"):
         raise ValueError(
@@ -56,9 +52,6 @@ def feature_maps(network, argument="network"):
 
     Returns:
         A dict from `(height, width)` to a symbolic tensor of the network.
-
-    Raises:
-        ValueError: if there is none, or maps are channels first.
     """
     nodes = graph.ancestors(graph.nodes_of(graph.as_functional(network)), [logits_of(network, "")])
     made_by = makers(nodes)

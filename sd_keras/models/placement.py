@@ -8,8 +8,7 @@ import keras
 
 from sd_keras import graph
 from sd_keras.costs import Measured, one_image
-from sd_keras.models.body import parse_at, stage_names
-from sd_keras.models.tensors import grid
+from sd_keras.models.body import grid, parse_at, stage_names
 
 # Exits that a backbone gets by itself, the deepest among them, as in the papers.
 DEFAULT_EXITS = 4
@@ -188,13 +187,11 @@ def _lone_runs(body, measured):
 
 
 def _place(body, macs, run):
-    last = run[-1]
-    for node in run:
-        if not isinstance(node.operation, keras.layers.ZeroPadding2D):
-            last = node
+    padding = keras.layers.ZeroPadding2D
+    last = [node for node in run if not isinstance(node.operation, padding)] or run
     merges = any(_merges(node, body.made_by) for node in run)
     level = _level(body, run[0].output_tensors[0])
-    return Place(macs, level, merges, last.output_tensors[0])
+    return Place(macs, level, merges, last[-1].output_tensors[0])
 
 
 def _meetings(body, measured, better):
@@ -215,7 +212,7 @@ def _meetings(body, measured, better):
 
 
 def _merges(node, made_by):
-    """Tells whether feature maps of one size meet; a product is a gate, within a block."""
+    """Returns whether feature maps of one size meet; a product is a gate, within a block."""
     maps = [tensor for tensor in node.input_tensors if len(tensor.shape) == 4]
     if len(maps) < 2 or type(node.operation).__name__ == "Multiply":
         return False

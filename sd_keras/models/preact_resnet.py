@@ -12,6 +12,7 @@ from sd_keras.models.blocks import (
     norm_relu,
     plan,
     raw_end,
+    variant,
 )
 
 
@@ -42,14 +43,12 @@ def preact_resnet(
     their own; the last section ends behind the network's final BN and ReLU.
 
     Args:
-        input_shape: `(height, width, channels)` of the images.
         depths: residual blocks per stage.
         widths: channels of each stage.
         stem_width: channels of the 3x3 convolution in front of the first stage.
         split_last_stage: as `resnet`.
         stem: `"cifar"`, the only one.
-        mean, std: as `resnet`.
-        name: name of the model.
+        input_shape, mean, std, name: as `resnet`.
 
     Returns:
         As `resnet`.
@@ -75,11 +74,9 @@ def wide_resnet(input_shape, blocks, factor, name, **kwargs):
     names here are the papers', so 20 and 44 follow the second rule, all others the first.
 
     Args:
-        input_shape: `(height, width, channels)` of the images.
         blocks: residual blocks per stage.
         factor: widening factor k.
-        name: name of the model.
-        **kwargs: `stem`, `mean`, `std`, as `preact_resnet`.
+        input_shape, name, **kwargs: as `preact_resnet`.
     """
     check_positive(blocks=blocks, factor=factor)
     widths = tuple(width * factor for width in (16, 32, 64))
@@ -88,45 +85,21 @@ def wide_resnet(input_shape, blocks, factor, name, **kwargs):
     )
 
 
-def _preact(name, input_shape, depths, **kwargs):
-    return preact_resnet(input_shape, depths, (64, 128, 256, 512), 64, name=name, **kwargs)
+def _preact(name, description, depths):
+    options = {"depths": depths, "widths": (64, 128, 256, 512), "stem_width": 64}
+    return variant(name, f"{description}, four sections.", preact_resnet, **options)
 
 
-def preact_resnet18(input_shape=(32, 32, 3), **kwargs):
-    """Pre-activation ResNet-18, four sections. Arguments as `preact_resnet`."""
-    return _preact("preact_resnet18", input_shape, (2, 2, 2, 2), **kwargs)
+def _wide(name, description, blocks, factor):
+    description = f"{description}: {blocks} blocks a stage, four sections."
+    return variant(name, description, wide_resnet, blocks=blocks, factor=factor)
 
 
-def preact_resnet34(input_shape=(32, 32, 3), **kwargs):
-    """Pre-activation ResNet-34, four sections. Arguments as `preact_resnet`."""
-    return _preact("preact_resnet34", input_shape, (3, 4, 6, 3), **kwargs)
-
-
-def wide_resnet_40_4(input_shape=(32, 32, 3), **kwargs):
-    """WRN-40-4: 6 blocks a stage, four sections. Arguments as `preact_resnet`."""
-    return wide_resnet(input_shape, 6, 4, "wide_resnet_40_4", **kwargs)
-
-
-def wide_resnet_16_8(input_shape=(32, 32, 3), **kwargs):
-    """WRN-16-8: 2 blocks a stage, four sections. Arguments as `preact_resnet`."""
-    return wide_resnet(input_shape, 2, 8, "wide_resnet_16_8", **kwargs)
-
-
-def wide_resnet_20_8(input_shape=(32, 32, 3), **kwargs):
-    """The BYOT paper's WRN20-8: 3 blocks a stage, four sections. See `wide_resnet`."""
-    return wide_resnet(input_shape, 3, 8, "wide_resnet_20_8", **kwargs)
-
-
-def wide_resnet_44_8(input_shape=(32, 32, 3), **kwargs):
-    """The BYOT paper's WRN44-8: 7 blocks a stage, four sections. See `wide_resnet`."""
-    return wide_resnet(input_shape, 7, 8, "wide_resnet_44_8", **kwargs)
-
-
-def wide_resnet_28_10(input_shape=(32, 32, 3), **kwargs):
-    """WRN-28-10: 4 blocks a stage, four sections. Arguments as `preact_resnet`."""
-    return wide_resnet(input_shape, 4, 10, "wide_resnet_28_10", **kwargs)
-
-
-def wide_resnet_28_12(input_shape=(32, 32, 3), **kwargs):
-    """WRN-28-12: 4 blocks a stage, four sections. Arguments as `preact_resnet`."""
-    return wide_resnet(input_shape, 4, 12, "wide_resnet_28_12", **kwargs)
+preact_resnet18 = _preact("preact_resnet18", "Pre-activation ResNet-18", (2, 2, 2, 2))
+preact_resnet34 = _preact("preact_resnet34", "Pre-activation ResNet-34", (3, 4, 6, 3))
+wide_resnet_40_4 = _wide("wide_resnet_40_4", "WRN-40-4", 6, 4)
+wide_resnet_16_8 = _wide("wide_resnet_16_8", "WRN-16-8", 2, 8)
+wide_resnet_20_8 = _wide("wide_resnet_20_8", "The BYOT paper's WRN20-8", 3, 8)
+wide_resnet_44_8 = _wide("wide_resnet_44_8", "The BYOT paper's WRN44-8", 7, 8)
+wide_resnet_28_10 = _wide("wide_resnet_28_10", "WRN-28-10", 4, 10)
+wide_resnet_28_12 = _wide("wide_resnet_28_12", "WRN-28-12", 4, 12)

@@ -13,6 +13,7 @@ from sd_keras.models.blocks import (
     norm_relu,
     plan,
     raw_end,
+    variant,
 )
 
 
@@ -37,12 +38,10 @@ def pyramidnet(input_shape, blocks, widening, stem="cifar", mean=0.5, std=0.5, n
     integers) and has four times as many output channels. Three stages, four sections.
 
     Args:
-        input_shape: `(height, width, channels)` of the images.
         blocks: residual blocks per stage; the depth is 9 · blocks + 2.
         widening: α, by how much the width grows from the first block to the last.
         stem: `"cifar"`, the only one.
-        mean, std: as `resnet`.
-        name: name of the model.
+        input_shape, mean, std, name: as `resnet`.
 
     Returns:
         As `resnet`.
@@ -59,6 +58,10 @@ def pyramidnet(input_shape, blocks, widening, stem="cifar", mean=0.5, std=0.5, n
     return finished(image, x, rows, name)
 
 
-def pyramidnet101_240(input_shape=(32, 32, 3), **kwargs):
-    """PyramidNet-101 with α = 240, four sections. Arguments as `pyramidnet`."""
-    return pyramidnet(input_shape, 11, 240, name="pyramidnet101_240", **kwargs)
+pyramidnet101_240 = variant(
+    "pyramidnet101_240",
+    "PyramidNet-101 with α = 240, four sections.",
+    pyramidnet,
+    blocks=11,
+    widening=240,
+)

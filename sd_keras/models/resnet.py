@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from sd_keras.layers import IdentityShortcut
-from sd_keras.models.blocks import check_depths, check_input, conv_norm, image_input, plan
+from sd_keras.models.blocks import check_depths, check_input, conv_norm, image_input, plan, variant
 
 
 def _shortcut(x, filters, strides, kind, name):
@@ -87,74 +87,38 @@ def resnet(
     return keras.Model(image, x, name=name)
 
 
-def _imagenet_style(name, input_shape, stem, depths, expansion, **kwargs):
-    widths = (64, 128, 256, 512)
-    return resnet(input_shape, stem, depths, widths, expansion, name=name, **kwargs)
+def _imagenet_style(name, description, depths, expansion):
+    options = {"depths": depths, "widths": (64, 128, 256, 512), "expansion": expansion}
+    return variant(name, f"{description}, four sections.", resnet, **options)
 
 
-def _cifar_style(name, input_shape, stem, blocks, **kwargs):
-    depths, widths = (blocks,) * 3, (16, 32, 64)
-    return resnet(
-        input_shape, stem, depths, widths, 1, "A", split_last_stage=True, name=name, **kwargs
-    )
+resnet18 = _imagenet_style("resnet18", "ResNet-18", (2, 2, 2, 2), 1)
+resnet34 = _imagenet_style("resnet34", "ResNet-34", (3, 4, 6, 3), 1)
+resnet50 = _imagenet_style("resnet50", "ResNet-50 (stride in the 3x3)", (3, 4, 6, 3), 4)
+resnet101 = _imagenet_style("resnet101", "ResNet-101 (stride in the 3x3)", (3, 4, 23, 3), 4)
+resnet152 = _imagenet_style("resnet152", "ResNet-152 (stride in the 3x3)", (3, 8, 36, 3), 4)
 
 
-def resnet18(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-18, four sections. Arguments as `resnet`."""
-    return _imagenet_style("resnet18", input_shape, stem, (2, 2, 2, 2), 1, **kwargs)
+def _cifar_style(name, description, blocks):
+    options = {"depths": (blocks,) * 3, "widths": (16, 32, 64), "shortcut": "A"}
+    return variant(name, description, resnet, split_last_stage=True, **options)
 
 
-def resnet34(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-34, four sections. Arguments as `resnet`."""
-    return _imagenet_style("resnet34", input_shape, stem, (3, 4, 6, 3), 1, **kwargs)
+resnet8 = _cifar_style("resnet8", "ResNet-8, shortcut A, three sections; for tests, digits.", 1)
+resnet20 = _cifar_style("resnet20", "ResNet-20 with shortcut A, four sections.", 3)
+resnet32 = _cifar_style("resnet32", "ResNet-32 with shortcut A, four sections.", 5)
+resnet44 = _cifar_style("resnet44", "ResNet-44 with shortcut A, four sections.", 7)
+resnet56 = _cifar_style("resnet56", "ResNet-56 with shortcut A, four sections.", 9)
+resnet110 = _cifar_style("resnet110", "ResNet-110 with shortcut A, four sections.", 18)
 
-
-def resnet50(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-50 (stride in the 3x3), four sections. Arguments as `resnet`."""
-    return _imagenet_style("resnet50", input_shape, stem, (3, 4, 6, 3), 4, **kwargs)
-
-
-def resnet101(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-101 (stride in the 3x3), four sections. Arguments as `resnet`."""
-    return _imagenet_style("resnet101", input_shape, stem, (3, 4, 23, 3), 4, **kwargs)
-
-
-def resnet152(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-152 (stride in the 3x3), four sections. Arguments as `resnet`."""
-    return _imagenet_style("resnet152", input_shape, stem, (3, 8, 36, 3), 4, **kwargs)
-
-
-def resnet8(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-8 with shortcut A: one block a stage, three sections; for tests and digits."""
-    return _cifar_style("resnet8", input_shape, stem, 1, **kwargs)
-
-
-def resnet20(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-20 with shortcut A, four sections. Arguments as `resnet`."""
-    return _cifar_style("resnet20", input_shape, stem, 3, **kwargs)
-
-
-def resnet32(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-32 with shortcut A, four sections. Arguments as `resnet`."""
-    return _cifar_style("resnet32", input_shape, stem, 5, **kwargs)
-
-
-def resnet44(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-44 with shortcut A, four sections. Arguments as `resnet`."""
-    return _cifar_style("resnet44", input_shape, stem, 7, **kwargs)
-
-
-def resnet56(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-56 with shortcut A, four sections. Arguments as `resnet`."""
-    return _cifar_style("resnet56", input_shape, stem, 9, **kwargs)
-
-
-def resnet110(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNet-110 with shortcut A, four sections. Arguments as `resnet`."""
-    return _cifar_style("resnet110", input_shape, stem, 18, **kwargs)
-
-
-def resnext29_8x64d(input_shape=(32, 32, 3), stem="cifar", **kwargs):
-    """ResNeXt-29 with 8 groups of 64 channels, four sections. Arguments as `resnet`."""
-    options = {"groups": 8, "inner_width": 8, "split_last_stage": True, "name": "resnext29_8x64d"}
-    return resnet(input_shape, stem, (3, 3, 3), (64, 128, 256), 4, **options, **kwargs)
+resnext29_8x64d = variant(
+    "resnext29_8x64d",
+    "ResNeXt-29 with 8 groups of 64 channels, four sections.",
+    resnet,
+    depths=(3, 3, 3),
+    widths=(64, 128, 256),
+    expansion=4,
+    split_last_stage=True,
+    inner_width=8,
+    groups=8,
+)

@@ -4,8 +4,8 @@ import keras
 from keras import tree
 
 from sd_keras import calls, graph
-from sd_keras.models.copies import new_input
 from sd_keras.models.exits import exit_names
+from sd_keras.models.stock import new_input
 
 
 def sections(network):

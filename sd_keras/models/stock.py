@@ -1,9 +1,12 @@
 """A network rewritten in Keras's own layers, as it trains or folded for inference."""
 
-import keras
-from keras import layers, ops
+from collections import Counter
 
-from sd_keras import graph, keras_internals
+import keras
+import numpy as np
+from keras import layers, ops, tree
+
+from sd_keras import calls, graph, keras_internals
 from sd_keras.layers import (
     BatchNormalization,
     Bottleneck,
@@ -13,8 +16,6 @@ from sd_keras.layers import (
     LocalResponseNormalization,
     PatchConv2D,
 )
-from sd_keras.models.copies import Copies, only_tensor, rebuild
-from sd_keras.models.folding import fold_normalizations
 
 KNOWN_PACKAGES = ("keras_hub", "keras_cv")
 # Ours that only compute in another way what Keras's layer computes.
@@ -68,9 +69,6 @@ def inference_form(network):
 
     Args:
         network: as `stock`.
-
-    Raises:
-        ValueError: if `network` has no graph.
     """
     kept = {own: other for own, other in KERAS_LAYERS.items() if own is not GroupConv2D}
     return fold_normalizations(_rewritten(network, True, None, kept))
@@ -104,7 +102,10 @@ class _Rewriting:
         self.replacements = replacements
 
     def call(self, operation, args, kwargs):
-        if self.fold and _is_idle(operation) and not kwargs.get("training"):
+        trains_only = keras_internals.module_of(type(operation)).startswith(
+            "layers.regularization."
+        )
+        if self.fold and trains_only and not kwargs.get("training"):
             return only_tensor(args, kwargs)
         if type(operation) is Bottleneck:
             return self._call_parts(operation, only_tensor(args, kwargs))
@@ -163,13 +164,8 @@ class _Rewriting:
             )
 
 
-def _is_idle(operation):
-    """Tells whether an operation acts in training only."""
-    return keras_internals.module_of(type(operation)).startswith("layers.regularization.")
-
-
 def _has_precision(operation):
-    """Tells whether an operation has a precision that can be changed to float32."""
+    """Returns whether an operation has a precision that can be changed to float32."""
     if isinstance(operation, keras.Layer):
         return "float" in operation.compute_dtype and operation.quantization_mode is None
     return getattr(operation, "dtype", None) in HALF_TYPES
@@ -190,3 +186,193 @@ def _modules(config):
     if isinstance(config, (list, tuple)):
         for value in config:
             yield from _modules(value)
+
+
+def rebuild(model, call):
+    """Makes the calls of a functional model again, also those inside nested models.
+
+    Args:
+        model: functional model.
+        call: function of an operation, its positional and its keyword arguments that returns
+            its outputs, or those of what takes its place.
+
+    Returns:
+        A flat functional model with inputs and outputs of the same names and structure.
+    """
+    inputs = tree.map_structure(new_input, model.input)
+    tensors = calls.replay(model, tree.flatten(inputs), graph.as_functional, call)
+    outputs = tree.map_structure(lambda tensor: tensors[id(tensor)], model.output)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def new_input(tensor, name=None):
+    """Returns a `keras.Input` that takes what a symbolic tensor holds."""
+    name = name or keras_internals.operation_of(tensor).name
+    return keras.Input(
+        batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name
+    )
+
+
+def only_tensor(args, kwargs):
+    """Returns the symbolic tensor among the arguments of a call that takes one."""
+    (tensor,) = (t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor))
+    return tensor
+
+
+class Copies:
+    """The copies of a network's operations: one of each, however often it is called.
+
+    Args:
+        taken: names that no copy may have.
+    """
+
+    def __init__(self, taken):
+        self.taken = set(taken)
+        self.made = {}
+
+    def free_name(self, name):
+        """Returns the name, or with a number behind it if it is taken, and takes it."""
+        found, count = name, 1
+        while found in self.taken:
+            count += 1
+            found = f"{name}_{count}"
+        self.taken.add(found)
+        return found
+
+    def call(self, operation, args, kwargs, kind=None, config=None):
+        """Calls the copy of an operation, which the first call makes.
+
+        Args:
+            operation: layer or other operation to copy.
+            args, kwargs: of the call.
+            kind, config: class of the copy and its config; None for the operation's own.
+        """
+        if id(operation) in self.made:
+            return self.made[id(operation)](*args, **kwargs)
+        config = operation.get_config() if config is None else config
+        name = self.free_name(config.get("name", operation.name))
+        if "name" in config:
+            config = config | {"name": name}
+        copy = self.made[id(operation)] = (kind or type(operation)).from_config(config)
+        copy.name = name
+        outputs = copy(*args, **kwargs)
+        if isinstance(operation, keras.Layer):
+            _copy_weights(operation, copy)
+        return outputs
+
+
+def _copy_weights(layer, copy):
+    """Gives a built layer the weights of another one, and what else its file would hold."""
+    pairs = list(zip(*map(keras_internals.flatten_layers, (layer, copy))))
+    if [w.shape for w in layer.weights] != [w.shape for w in copy.weights]:
+        raise ValueError(
+            "`network` must hold layers that their own `get_config` makes again, with the same "
+            f"weights. Received: network with layer {layer.name!r} of type "
+            f"{type(layer).__module__}.{type(layer).__name__}"
+        )
+    for old, new in pairs:
+        # As a file does it: some layers compute more from their variables.
+        store = {}
+        old.save_own_variables(store)
+        new.load_own_variables({key: keras.ops.convert_to_numpy(v) for key, v in store.items()})
+
+
+# By where the last kernel has its output channels: in the last axis, or in the last two.
+PLAIN = (
+    *(layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense, layers.SeparableConv2D),
+    GroupConv2D,
+)
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+
+
+def fold_normalizations(model):
+    """Returns a copy of a functional model with fewer batch normalisations.
+
+    A normalisation by moving statistics is a scale and an offset per channel (Jacob et al.
+    2018, section 3.2): `kernel · γ / sqrt(variance + ε)` and
+    `(bias − mean) · γ / sqrt(variance + ε) + β` give the same in the layer in front of it, if
+    that is called once, has no activation, and nothing else reads its output.
+
+    Args:
+        model: functional model of Keras's own layers, without nested models.
+
+    Returns:
+        A functional model with the same inputs and outputs. The layers that were folded into
+        keep their names.
+    """
+    pairs = foldable(model)
+    norms = {id(norm) for _, norm in pairs}
+    convolutions = {id(convolution): norm for convolution, norm in pairs}
+    copies = Copies(keras_internals.operation_of(tensor).name for tensor in model.inputs)
+
+    def call(operation, args, kwargs):
+        if id(operation) in norms:
+            return only_tensor(args, kwargs)
+        if id(operation) in convolutions:
+            copy = type(operation).from_config(_config(operation))
+            copies.taken.add(copy.name)
+            outputs = copy(*args, **kwargs)
+            copy.set_weights(_folded(operation, convolutions[id(operation)]))
+            return outputs
+        return copies.call(operation, args, kwargs)
+
+    return rebuild(model, call)
+
+
+def foldable(model):
+    """Returns the pairs of a layer and the batch normalisation that can be folded into it."""
+    nodes = graph.nodes_of(model)
+    makers = {id(tensor): node for node in nodes for tensor in node.output_tensors}
+    # As often as a tensor is read and an operation called.
+    reads = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
+    reads.update(id(tensor) for tensor in model.outputs)
+    called = Counter(id(node.operation) for node in nodes)
+    pairs = []
+    for node in nodes:
+        if type(node.operation) is not layers.BatchNormalization:
+            continue
+        (tensor,) = node.input_tensors
+        maker = makers.get(id(tensor))
+        if maker is None or not _fit(maker.operation, node.operation, len(tensor.shape)):
+            continue
+        once = called[id(maker.operation)] == called[id(node.operation)] == reads[id(tensor)] == 1
+        if once and not node.arguments.kwargs.get("training"):
+            pairs.append((maker.operation, node.operation))
+    return pairs
+
+
+def _fit(layer, norm, rank):
+    """Returns whether a layer is linear and has its channels where they are normalised."""
+    if type(layer) not in PLAIN + DEPTHWISE or layer.activation is not keras.activations.linear:
+        return False
+    if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False):
+        return False
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return norm.axis % rank == (1 if first else rank - 1)
+
+
+def _config(layer):
+    """Returns the config of the layer that a normalisation is folded into."""
+    config = layer.get_config()
+    training = {name: None for name in config if name.endswith(("_regularizer", "_constraint"))}
+    return config | training | {"use_bias": True, "bias_initializer": "zeros"}
+
+
+def _folded(layer, norm):
+    """Returns the weights of a layer with a normalisation in them."""
+    mean, variance = _numpy(norm.moving_mean), _numpy(norm.moving_variance)
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale *= _numpy(norm.gamma)
+    kernels = [_numpy(weight) for weight in layer.weights]
+    bias = kernels.pop() if layer.use_bias else 0.0
+    shape = kernels[-1].shape[-2:] if type(layer) in DEPTHWISE else scale.shape
+    kernels[-1] = kernels[-1] * scale.reshape(shape)
+    offset = (bias - mean) * scale
+    if norm.center:
+        offset += _numpy(norm.beta)
+    return [weight.astype("float32") for weight in (*kernels, offset)]
+
+
+def _numpy(variable):
+    return ops.convert_to_numpy(variable.value).astype("float64")

@@ -5,7 +5,7 @@ from keras import layers
 
 from sd_keras.layers import BatchNormalization, Conv2D
 from sd_keras.layers.bottleneck import kernel_initializer
-from sd_keras.models.blocks import check_depths, check_input, image_input
+from sd_keras.models.blocks import check_depths, check_input, image_input, variant
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -32,12 +32,10 @@ def vgg(input_shape, depths, stem="cifar", mean=0.5, std=0.5, name="vgg_bn"):
     behind those.
 
     Args:
-        input_shape: `(height, width, channels)` of the images.
         depths: convolutions of each of the five blocks.
         stem: `"cifar"` (the classifier follows the fifth block) or `"imagenet"` (two hidden
             layers of 4096 units with dropout come before).
-        mean, std: as `resnet`.
-        name: name of the model.
+        input_shape, mean, std, name: as `resnet`.
 
     Returns:
         As `resnet`; with the ImageNet stem the output is the vector `(n, 4096)`.
@@ -59,21 +57,12 @@ def vgg(input_shape, depths, stem="cifar", mean=0.5, std=0.5, name="vgg_bn"):
     return keras.Model(image, x, name=name)
 
 
-def vgg11_bn(input_shape=(32, 32, 3), **kwargs):
-    """VGG-11 with batch normalisation, four sections. Arguments as `vgg`."""
-    return vgg(input_shape, (1, 1, 2, 2, 2), name="vgg11_bn", **kwargs)
+def _named(name, number, depths):
+    description = f"VGG-{number} with batch normalisation, four sections."
+    return variant(name, description, vgg, depths=depths)
 
 
-def vgg13_bn(input_shape=(32, 32, 3), **kwargs):
-    """VGG-13 with batch normalisation, four sections. Arguments as `vgg`."""
-    return vgg(input_shape, (2, 2, 2, 2, 2), name="vgg13_bn", **kwargs)
-
-
-def vgg16_bn(input_shape=(32, 32, 3), **kwargs):
-    """VGG-16 with batch normalisation, four sections. Arguments as `vgg`."""
-    return vgg(input_shape, (2, 2, 3, 3, 3), name="vgg16_bn", **kwargs)
-
-
-def vgg19_bn(input_shape=(32, 32, 3), **kwargs):
-    """VGG-19 with batch normalisation, four sections. Arguments as `vgg`."""
-    return vgg(input_shape, (2, 2, 4, 4, 4), name="vgg19_bn", **kwargs)
+vgg11_bn = _named("vgg11_bn", 11, (1, 1, 2, 2, 2))
+vgg13_bn = _named("vgg13_bn", 13, (2, 2, 2, 2, 2))
+vgg16_bn = _named("vgg16_bn", 16, (2, 2, 3, 3, 3))
+vgg19_bn = _named("vgg19_bn", 19, (2, 2, 4, 4, 4))
