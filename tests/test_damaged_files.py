@@ -7,9 +7,9 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from sd_keras.data.loading import read_npz
 
 from sd_keras.checkpoints import load_network, read_json
+from sd_keras.data.loading import read_npz
 from sd_keras.inference import Policy
 
 POLICY = Policy("margin", [0.5, None], [1.0, 1.5, 2.0])
@@ -132,8 +132,10 @@ def test_a_network_that_unpacks_to_far_more_is_refused_unread(tmp_path):
         (b"", "Expecting value"),
         (b"null", r"must hold a JSON object. Received: NoneType"),
         (b"[1]", r"must hold a JSON object. Received: list"),
-        (b'{"a": NaN}', "NaN is no JSON number"),
-        (b'{"a": [-Infinity]}', "-Infinity is no JSON number"),
+        (b'{"a": NaN}', "NaN is not a finite number"),
+        (b'{"a": [-Infinity]}', "-Infinity is not a finite number"),
+        (b'{"fraction": 1e999}', "1e999 is not a finite number"),
+        (b'{"a": 1', "delimiter"),
         (b'{"a": ' + b"1" * 5000 + b"}", "limit"),
     ],
     ids=lambda value: repr(value[:12]),
