@@ -55,6 +55,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from absl import app, flags
@@ -62,7 +63,7 @@ from benchmarks.device import VIEWS
 from benchmarks.harness import table
 from machine import machine, versions
 
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ["float32", "mixed_bfloat16"]
 
 
 class Benchmark(NamedTuple):
@@ -72,7 +73,7 @@ class Benchmark(NamedTuple):
     takes_minutes: bool = False
     model: str = "resnet18"
     batch_size: int = 64
-    precision: tuple = PRECISIONS
+    precision: list = PRECISIONS
 
 
 BENCHMARKS = {
@@ -97,7 +98,6 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "Backbone, a key of sd_keras.models.MODELS.")
 flags.DEFINE_integer("batch_size", None, "Images a step.", lower_bound=1)
 flags.DEFINE_integer("num_classes", 100, "Classes.", lower_bound=2)
-flags.DEFINE_multi_string("what", [], "What to measure, in place of words; joined by commas.")
 flags.DEFINE_list("precision", None, f"Precisions, of {', '.join(PRECISIONS)}.")
 flags.DEFINE_integer("repeats", 10, "Rounds of each figure.", lower_bound=1)
 flags.DEFINE_integer("image_size", 224, "Of the images in train and backup.", lower_bound=32)
@@ -109,94 +109,73 @@ flags.DEFINE_list("methods", list(VIEWS), f"Methods of device, of {', '.join(VIE
 flags.DEFINE_string("output", None, "JSON file to write.")
 
 
-class Settings(NamedTuple):
-    """What the flags say, with the defaults of a benchmark.
-
-    `chosen` has the names of the settings that a user has set to other than the defaults.
-    """
-
-    model: str
-    batch_size: int
-    precision: list
-    num_classes: int
-    repeats: int
-    image_size: int
-    jpegs: str
-    images: int
-    methods: list
-    chosen: tuple
+SETTINGS = ("model", "batch_size", "precision", "num_classes", "repeats")
+SETTINGS += ("image_size", "jpegs", "images", "methods")
 
 
 def settings_of(name):
-    """Returns the Settings of a benchmark."""
-    benchmark = BENCHMARKS[name]
-    has_bfloat16 = name == "device" or machine()["avx512_bf16"]
-    precision = benchmark.precision if has_bfloat16 else PRECISIONS[:1]
-    defaults = {"model": benchmark.model, "batch_size": benchmark.batch_size}
-    defaults["precision"] = list(precision)
+    """Returns what the flags say, with the defaults of a benchmark, as attributes.
+
+    `chosen` has the names of the settings that a user has set to other than the defaults.
+    """
+    defaults = BENCHMARKS[name]._asdict()
+    if name != "device" and not machine()["avx512_bf16"]:
+        defaults["precision"] = PRECISIONS[:1]
     values, chosen = {}, []
-    for key in Settings._fields[:-1]:
-        value, default = FLAGS[key].value, defaults.get(key, FLAGS[key].default)
-        values[key] = default if value is None else value
+    for key in SETTINGS:
+        default = defaults.get(key, FLAGS[key].default)
+        values[key] = default if FLAGS[key].value is None else FLAGS[key].value
         if values[key] != default and key not in ("repeats", "methods"):
             chosen.append(key)
-    return Settings(**values, chosen=tuple(chosen))
+    return SimpleNamespace(**values, chosen=chosen)
 
 
 def chosen_benchmarks(words):
     """Returns the benchmarks asked for, in their order; ends the program for a wrong request."""
-    asked = {*words, *(word for each in FLAGS.what for word in each.split(","))}
+    asked, received = set(words), f"Received: {' '.join(words) or None}"
     if not asked or not asked <= {*BENCHMARKS, "all"}:
-        choices = ", ".join((*BENCHMARKS, "all"))
-        raise SystemExit(f"what to measure must be of: {choices}. Received: {sorted(asked)}")
-    if FLAGS.workers or FLAGS.device:
-        flag = "workers" if FLAGS.workers else "device"
-        if "train" not in asked or (FLAGS.device and (FLAGS.workers or asked != {"train"})):
-            raise SystemExit(f"`--{flag}` is for train alone. Received: {sorted(asked)}")
-        asked = {"device"} if FLAGS.device else asked | {"workers"}
+        raise SystemExit(f"what to measure must be of: {', '.join(BENCHMARKS)}, all. {received}")
+    for name in ("workers", "device"):
+        if FLAGS[name].value and "train" not in asked:
+            raise SystemExit(f"`--{name}` is for train alone. {received}")
+        asked |= {name} if FLAGS[name].value else set()
+    if FLAGS.device:
+        asked.remove("train")
     if "all" in asked:
-        asked |= {name for name, each in BENCHMARKS.items() if not each.takes_minutes}
-        if importlib.util.find_spec("torch") is None:
-            asked.discard("torch")
+        asked |= {name for name, each in BENCHMARKS.items() if not each.takes_minutes} - {"torch"}
+        asked |= {"torch"} if importlib.util.find_spec("torch") else set()
     if "device" in asked and len(asked) > 1:
-        raise SystemExit(f"`device` must be measured alone. Received: {sorted(asked)}")
-    only = {"device": ("images", "methods"), "input": ("jpegs",)}
-    for name, keys in only.items():
-        for key in keys:
-            if FLAGS[key].value != FLAGS[key].default and name not in asked:
-                raise SystemExit(f"`--{key}` needs {name}. Received: --{key}={FLAGS[key].value}")
-    return [name for name in BENCHMARKS if name in asked]
-
-
-def check_flags():
-    """Ends the program for values that will not do."""
-    for key, choices in {"precision": PRECISIONS, "methods": tuple(VIEWS)}.items():
+        raise SystemExit(f"`device` must be measured alone. {received}")
+    for key, name in {"images": "device", "methods": "device", "jpegs": "input"}.items():
+        if FLAGS[key].value != FLAGS[key].default and name not in asked:
+            raise SystemExit(f"`--{key}` needs {name}. Received: --{key}={FLAGS[key].value}")
+    for key, choices in {"precision": PRECISIONS, "methods": list(VIEWS)}.items():
         values = FLAGS[key].value
         if values is not None and (not values or not set(values) <= set(choices)):
             raise SystemExit(f"`--{key}` must be of {', '.join(choices)}. Received: {values}")
     if FLAGS.output and not Path(FLAGS.output).absolute().parent.is_dir():
         raise SystemExit(f"`--output` must be in a folder. Received: --output={FLAGS.output}")
+    return [name for name in BENCHMARKS if name in asked]
 
 
-def measure(name, settings):
-    """Returns the figures of a benchmark, and notes on them."""
+def measure(name, report):
+    """Adds the figures of a benchmark to the report, and notes on them."""
+    settings, notes = settings_of(name), report["notes"]
     module, function = BENCHMARKS[name].function.split(".")
     print(f"measuring {name} …", file=sys.stderr, flush=True)
     start, foreign = time.perf_counter(), foreign_seconds()
-    module = importlib.import_module(f"benchmarks.{module}")
-    figures, notes = [], []
-    for row in getattr(module, function)(settings):
-        notes += [row] if isinstance(row, str) else []
-        figures += [] if isinstance(row, str) else [{"part": name} | row]
+    for row in getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings):
+        if isinstance(row, str):
+            notes.append(row)
+        else:
+            report["figures"].append({"part": name} | row)
     gc.collect()  # models are cyclic; the next benchmark needs their memory
     cores = (foreign_seconds() - foreign) / (time.perf_counter() - start)
-    if name != "device":  # other programs would be its own processes, too
-        if cores > 0.1:
-            notes.append(f"other programs kept {cores:.1f} cores busy during {name}: too noisy")
-        if settings.chosen:
-            changed = ", ".join(settings.chosen)
-            notes.append(f"the bars of {name} are for the defaults of {changed}, not for this run")
-    return figures, notes
+    if cores > 0.1 and name != "device":  # whose own processes count as others
+        notes.append(f"other programs kept {cores:.1f} cores busy during {name}: too noisy")
+    if settings.chosen and name != "device":
+        chosen = ", ".join(settings.chosen)
+        notes.append(f"the bars of {name} are for the defaults of {chosen}, not for this run")
 
 
 def foreign_seconds():
@@ -213,7 +192,6 @@ def foreign_seconds():
 
 def main(argv):
     """Measures, prints and writes what is asked for."""
-    check_flags()
     names = chosen_benchmarks(argv[1:])
     if names != ["device"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # before TensorFlow looks for devices
@@ -222,21 +200,19 @@ def main(argv):
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
-        "settings": {name: settings_of(name)._asdict() for name in names},
+        "settings": {name: vars(settings_of(name)) for name in names},
         "notes": [],
         "figures": [],
     }
     if "all" in argv and "torch" not in names:
         report["notes"].append("torch is left out: PyTorch is not installed")
     for name in names:
-        figures, notes = measure(name, settings_of(name))
-        report["figures"] += figures
-        report["notes"] += notes
+        measure(name, report)
     about = report["machine"]
     print(f"{about['processor']}, {about['cores']} cores, AVX512-BF16: {about['avx512_bf16']}")
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     for name, settings in report["settings"].items():
-        print(f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}")
+        print(f"{name}: {', '.join(f'{key} {settings[key]}' for key in SETTINGS[:5])}")
     for line in report["notes"]:
         print(f"note: {line}")
     print(f"\n{table(report['figures'])}")

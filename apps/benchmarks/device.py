@@ -85,7 +85,9 @@ def device(settings):
             for method in settings.methods:
                 for side, function in sides.items():
                     name = f"{side}, {method}"
-                    variables = ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/{name}"}
+                    variables = ENVIRONMENT | {
+                        "TORCHINDUCTOR_CACHE_DIR": f"{caches}/{side}-{method}"
+                    }
                     work = {key: getattr(settings, key) for key in ("model", "num_classes")}
                     work |= {"batch_size": settings.batch_size, "steps": steps, "block": block}
                     work |= {"method": method, "precision": precision, "views": VIEWS[method]}

@@ -31,15 +31,10 @@ def batch(settings, count=None, views=1, size=IMAGE_SHAPE[0]):
 def interleave(functions, repeats, warm_up=2, limit=float("inf"), clock=time.perf_counter):
     """Calls functions in turn, A B C A B C …, and times each call.
 
-    Args:
-        functions: dict from name to a function, or to a pair of a function and how often one
-            turn calls it, for what is too short to be timed alone.
-        repeats: rounds, after `warm_up` rounds that do not count.
-        limit: seconds after which no further round begins.
-        clock: returns seconds.
-
-    Returns:
-        A dict from name to the seconds of one call, one value per round.
+    Takes a dict from name to a function, or to a pair of a function and how often one turn calls
+    it, for what is too short to be timed alone. `warm_up` rounds before the others do not count;
+    after `limit` seconds no further round begins. Returns a dict from name to the seconds of one
+    call, one value per round.
     """
     seconds = {name: [] for name in functions}
     for index in range(-warm_up, repeats):
@@ -58,15 +53,11 @@ def interleave(functions, repeats, warm_up=2, limit=float("inf"), clock=time.per
 
 
 def figure(name, values, bar=None, unit="x", note="", precision=None, of_fastest=None, **more):
-    """One row of the report: the median of the values, and whether it reaches its bar.
+    """One row of the report: the median of the values, one a round, and whether it reaches its bar.
 
     Args:
-        name: of the figure.
-        values: one per round.
         bar: for instance `"<= 1.12"`, or None.
         unit: "x" for a ratio, "%" for a share (values are shares of 1), or what the values are in.
-        note: text for the table.
-        precision: dtype policy of what was measured, if it matters.
         of_fastest: the same from the fastest call of each side, for machines that are busy.
         **more: further keys for the JSON file.
     """
@@ -82,13 +73,8 @@ def figure(name, values, bar=None, unit="x", note="", precision=None, of_fastest
 def ratio(name, seconds, numerator, denominator, bar=None, note="", images=None, **more):
     """The figure of how many times as long one side takes as another.
 
-    Args:
-        name, bar, **more: as for `figure`.
-        seconds: what `interleave` returns.
-        numerator, denominator: names of two sides.
-        note: text to follow the medians of both.
-        images: of one call; with it the figure is how many times as many images per second the
-            first side has.
+    With `images`, those of one call: how many times as many images per second it has. Takes the
+    seconds that `interleave` returns and names of two sides; the rest as `figure`.
     """
     sides = seconds[numerator], seconds[denominator]
     medians = [statistics.median(values) for values in sides]
@@ -130,12 +116,8 @@ def table(figures):
 class WorkerProcess:
     """A process that calls a function of a module here with a WorkerProtocol and arguments.
 
-    Args:
-        name: for messages.
-        function: for instance `"device.train_ours"`.
-        environment: variables to add to the environment of this process.
-        cores: processor cores to use, all by default.
-        **arguments: of the function.
+    Takes a name for messages, the function, such as `"device.train_in_turns"`, variables to add to
+    the environment, the processor cores to use (all by default), and the arguments.
     """
 
     def __init__(self, name, function, environment=None, cores=(), **arguments):
@@ -209,15 +191,10 @@ def _work(connection, function, environment, cores, arguments):
 
 
 def take_turns(sides, rounds):
-    """Lets workers that have been started work in turn, and ends them.
+    """Lets workers that have been started work in turn for some rounds, and ends them.
 
-    Args:
-        sides: dict from a key to the list of a side's WorkerProcesses, which work together.
-        rounds: how many turns each side has.
-
-    Returns:
-        Two dicts from key: what the first worker of each side said before its first turn, and
-        the list of its answers.
+    Takes a dict from a key to the list of a side's WorkerProcesses, which work together. Returns
+    two dicts: what the first worker of each side said before its turns, and all its answers.
     """
     with contextlib.ExitStack() as stack:
         for worker in sum(sides.values(), []):

@@ -129,7 +129,7 @@ def train_in_turns(protocol, model, num_classes, batch_size):
     data = tf.data.Dataset.from_tensor_slices(batch(settings, 4 * batch_size))
 
     protocol.answer()
-    run = {"steps_per_epoch": WORKER_STEPS, "epochs": 10**6, "verbose": 0}
+    run = {"steps_per_epoch": WORKER_STEPS, "epochs": 10**6, "verbose": 0, "shuffle": False}
     model.fit(data.batch(batch_size).repeat(), callbacks=[Turns(protocol)], **run)
 
 
@@ -193,14 +193,19 @@ def train_one_step(protocol, model, folder):
     model = trainer(settings, "float32", size=64)
 
     class FirstStep(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            self.time, self.model.stop_training = time.time(), True
+        end = None
 
-    first_step = FirstStep()
+        def on_train_batch_end(self, batch, logs=None):
+            self.end = time.time()
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if self.end:  # and the epoch is saved; `stop_training` would end the run for good
+                protocol.answer(time=self.end)
+                raise SystemExit
+
     images, labels = batch(settings, size=64)
     run = {"epochs": 10**6, "batch_size": settings.batch_size, "verbose": 0}
-    model.fit(images, labels, callbacks=[first_step, sd_keras.Backup(folder, keep=1)], **run)
-    protocol.answer(time=first_step.time)
+    model.fit(images, labels, callbacks=[FirstStep(), sd_keras.Backup(folder, keep=1)], **run)
 
 
 def input_pipeline(settings):

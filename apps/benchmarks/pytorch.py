@@ -43,15 +43,12 @@ class Block(nn.Module):
     def __init__(self, channels, width, stride, expansion, has_projection):
         super().__init__()
         filters = width * expansion
-        sizes = [(width, 3, stride), (filters, 3, 1)]
+        steps = [(channels, width, 3, stride), (width, filters, 3, 1)]
         if expansion > 1:
-            sizes = [(width, 1, 1), (width, 3, stride), (filters, 1, 1)]
-        self.stride, self.added = stride, filters - channels
-        self.steps, previous = [], channels
-        for index, (outputs, size, step) in enumerate(sizes, start=1):
-            self.steps.append(str(index))
-            self.add_module(str(index), ConvNorm(previous, outputs, size, step))
-            previous = outputs
+            steps = [(channels, width, 1), (width, width, 3, stride), (width, filters, 1)]
+        self.stride, self.added, self.num_steps = stride, filters - channels, len(steps)
+        for index, sizes in enumerate(steps, start=1):
+            self.add_module(str(index), ConvNorm(*sizes))
         projects = has_projection and (stride > 1 or self.added > 0)
         self.shortcut = ConvNorm(channels, filters, 1, stride) if projects else None
 
@@ -62,9 +59,9 @@ class Block(nn.Module):
         elif self.added:
             kept = x[:, :, :: self.stride, :: self.stride]
             kept = functional.pad(kept, (0, 0, 0, 0, 0, self.added))
-        for name in self.steps[:-1]:
-            x = functional.relu(self.get_submodule(name)(x), inplace=True)
-        x = self.get_submodule(self.steps[-1])(x)
+        for index in range(1, self.num_steps):
+            x = functional.relu(self.get_submodule(str(index))(x), inplace=True)
+        x = self.get_submodule(str(self.num_steps))(x)
         x += kept
         return functional.relu(x, inplace=True)
 
@@ -82,12 +79,7 @@ class Bottleneck(nn.Sequential):
 
 
 class TorchNetwork(nn.Module):
-    """A residual network with the CIFAR stem and one exit, or one after every section.
-
-    Args:
-        model: a key of BLOCKS.
-        num_classes: number of classes.
-        exits: "one" or "all".
+    """A residual network of BLOCKS with the CIFAR stem and "one" exit, or "all", one a section.
 
     Shapes: raw uint8 images `(n, 3, h, w)` to a list of logits and a list of features,
     shallow to deep.
@@ -192,14 +184,10 @@ def consistency(logits_a, logits_b, features_a, features_b):
 
 
 def views_loss(network, images, labels, num_views, is_mixed):
-    """The loss of a method: of what the exits learn within each view, and between two of them.
+    """The loss of a method: Be Your Own Teacher's within each view, and consistency of two.
 
-    Args:
-        network: a TorchNetwork; its shallow exits learn from the deepest where it has any.
-        images: the views of a batch, one after the other.
-        labels: class numbers `(n,)`.
-        num_views: 1 or 2; two are made consistent.
-        is_mixed: whether layers compute in bfloat16.
+    Takes a TorchNetwork, the views of a batch one after the other, class numbers `(n,)`, the
+    number of views, 1 or 2, and whether layers compute in bfloat16.
     """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=is_mixed):
         logits, features = network(images)
@@ -249,14 +237,8 @@ def draw(count, device):
 def crop_flip(pixels, chosen, draws, size):
     """Crops images back to their size at a drawn place and mirrors them, in one gather.
 
-    Args:
-        pixels: all images, as `pad` returns them.
-        chosen: numbers of the images `(n,)`.
-        draws: as `draw` returns them, `(3, n)`.
-        size: height and width of the images.
-
-    Returns:
-        `(n, 3, size, size)`, in channels_last.
+    Takes what `pad` and `draw` return, numbers of the images `(n,)` and their height and width;
+    returns `(n, 3, size, size)`, in channels_last.
     """
     padded = size + 2 * PADDING
     along = torch.arange(size, device=pixels.device)
@@ -268,13 +250,7 @@ def crop_flip(pixels, chosen, draws, size):
 
 class Training:
     """Epochs of training on random images on the device, which are picked, cropped and mirrored
-    there; views, network and loss are compiled as one function.
-
-    Args:
-        settings: model, num_classes, batch_size, steps, precision; method and its views.
-
-    Attributes:
-        note: what a reader of the figures has to know.
+    there; views, network and loss are compiled as one function, or eager, as `note` says.
     """
 
     def __init__(self, settings):
@@ -290,9 +266,12 @@ class Training:
         network = TorchNetwork(settings.model, settings.num_classes, exits)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()
         self.optimizer = optimizer_of(self.network)
+        self.loss_function, self.note = None, None
+
+    def _compile(self, chosen):
         self.loss_function, self.note = torch.compile(self._loss), "compiled"
         try:
-            self.loss_function(torch.arange(settings.batch_size, device=self.device))
+            self.loss_function(chosen)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a compiler has to say
@@ -312,6 +291,8 @@ class Training:
         steps, size = self.settings.steps, self.settings.batch_size
         order = torch.randperm(steps * size, device=self.device).view(steps, size)
         total = torch.zeros((), device=self.device)
+        if self.loss_function is None:  # within the first epoch, as ours
+            self._compile(order[0])
         for chosen in order:
             total += train(self.loss_function, self.optimizer, chosen)
         return total.item() / steps
