@@ -52,9 +52,9 @@ class Subject:
 
     @property
     def methods(self):
-        """Names of the methods whose loss gradients are taken of: its own, and the plain one.
+        """Names of the methods whose losses are differentiated: the network's, and the plain one.
 
-        Where its own is not known, or needs a teacher, a paper's.
+        A paper's method in place of one that is not known or needs a teacher.
         """
         method = self.method
         if method is None or not set(method.split("+")) <= set(SELF_CONTAINED):

@@ -53,13 +53,13 @@ def petaflop(run, scale):
     method = methods.get(run.method, **{k: v for k, v in needed.items() if k in named})
     flops = functools.partial(forward_flops, dataset=run.dataset)
     network = flops(run.model, all_exits=method.min_exits > 1)
-    own = 3 * network + (network if "past" in method.companions else 0)
-    own += 3 * flops(run.peer, all_exits=False) if run.peer else 0
-    own += flops(run.teacher.model, all_exits=False) if run.teacher else 0
+    per_view = 3 * network + (network if "past" in method.companions else 0)
+    per_view += 3 * flops(run.peer, all_exits=False) if run.peer else 0
+    per_view += flops(run.teacher.model, all_exits=False) if run.teacher else 0
     attack = 2 * network if "adversarial" in dict(run.options) else 0
     images = IMAGES.get(run.dataset, 50_000) * scale.fraction
     passes = images * epochs_of(run, scale)
-    return (own * method.num_views + attack) * passes / 1e15
+    return (per_view * method.num_views + attack) * passes / 1e15
 
 
 def acceleration(run, place):
