@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sd_keras.checkpoints import load_network, read_json
-from sd_keras.data.loading import read_npz
+from sd_keras.data.npz import read_npz
 from sd_keras.inference import Policy
 
 POLICY = Policy("margin", [0.5, None], [1.0, 1.5, 2.0])

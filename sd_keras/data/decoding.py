@@ -93,8 +93,12 @@ def decode_other(content, channels=3):
     image = tf.io.decode_image(content, channels=channels, expand_animations=False)
     if channels != 3:
         return image
-    is_palette = (tf.strings.substr(content, 0, 2) == b"BM") & (_number(content, 28, 2) == 8)
-    return tf.cond(is_palette, lambda: _coloured(image, content), lambda: image)
+
+    def of_bitmap():
+        has_palette = _number(content, 28, 2) == 8
+        return tf.cond(has_palette, lambda: _coloured(image, content), lambda: image)
+
+    return tf.cond(tf.strings.substr(content, 0, 2) == b"BM", of_bitmap, lambda: image)
 
 
 def _averaged(image, ratio, start, extent):
