@@ -60,28 +60,26 @@ def read_json(path, expected_type=dict):
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it holds anything but JSON of that type with finite numbers.
+        ValueError: if it is not UTF-8, not JSON with finite numbers, nested too deeply, or holds
+            another type.
     """
     try:
-        content = json.loads(
-            pathlib.Path(path).read_bytes().decode(),
-            parse_float=_finite,
-            parse_constant=_finite,
-        )
-        if not isinstance(content, expected_type):
-            raise ValueError(f"it holds a {type(content).__name__}")
+        text = pathlib.Path(path).read_bytes().decode()
+        content = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be a JSON file: {error}") from None
+    if not isinstance(content, expected_type):
         raise ValueError(
-            f"`path` must be a JSON file that holds a {expected_type.__name__}: {error}. "
-            f"Received: path={str(path)!r}"
-        ) from None
+            f"{path} must hold a JSON {'object' if expected_type is dict else 'array'}. "
+            f"Received: {type(content).__name__}"
+        )
     return content
 
 
 def _finite(text):
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"it holds the number {text}")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 

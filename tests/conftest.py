@@ -15,6 +15,12 @@ from serving_fixtures import contract, model_base, served  # noqa: F401  (for al
 
 import sd_keras
 
+if "PYTEST_XDIST_WORKER" in os.environ and keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Two workers of two threads each would wait for each other; processes have their default.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):

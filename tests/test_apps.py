@@ -141,7 +141,7 @@ def stopped_by(number, workdir, pattern, flags):
     """Exit code and printed text of a run that gets a signal after a backup."""
     command = [sys.executable, ROOT / "apps/train_cifar.py", f"--workdir={workdir}", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.time() + 120
+    deadline = time.time() + 240
     while not list(workdir.glob(f"backup/{pattern}.npz")):
         assert time.time() < deadline
         assert process.poll() is None, "the run ended before it could be stopped"

@@ -392,10 +392,26 @@ def test_identity_shortcut_equals_numpy(shape, filters, strides):
         for column in range(expected.shape[2]):
             expected[:, row, column, :3] = x[:, row * strides, column * strides]
     layer = IdentityShortcut(filters, strides)
-    np.testing.assert_array_equal(numpy(layer(x)), expected)
+    for training in (False, True):
+        np.testing.assert_array_equal(numpy(layer(x, training=training)), expected)
     assert layer.compute_output_shape((None, *shape, 3)) == (None, *expected.shape[1:])
     assert layer.compute_output_shape((None, None, None, 3)) == (None, None, None, filters)
     assert layer.weights == []
+
+
+def test_gradient_of_the_identity_shortcut():
+    import tensorflow as tf
+
+    x, upstream = tf.constant(normal(2, 7, 8, 3)), normal(2, 4, 4, 5)
+    gradients = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(IdentityShortcut(5, 2)(x, training=training) * upstream)
+        gradients.append(tape.gradient(total, x).numpy())
+    expected = np.zeros((2, 7, 8, 3), "float32")
+    expected[:, ::2, ::2] = upstream[..., :3]
+    np.testing.assert_array_equal(gradients, [expected, expected])
 
 
 def test_identity_shortcut_survives_a_file(tmp_path):

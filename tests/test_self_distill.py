@@ -191,15 +191,15 @@ def test_compile_loss_replaces_the_label_loss_at_every_exit(images, labels, loss
 
 
 def test_regularizers_count(images, labels):
-    network = tiny_network()
-    network.get_layer("classifier_2").kernel_regularizer = keras.regularizers.L2(0.5)
+    network = tiny_network(at=[])
+    network.get_layer("classifier_1").kernel_regularizer = keras.regularizers.L2(0.5)
     network = keras.models.clone_model(network)
     model = sd_keras.SelfDistillModel(network, methods.baseline())
     model.compile(sd_keras.optimizers.SGD(0.1), run_eagerly=True)
     measured = model.evaluate(images, labels, verbose=0, return_dict=True)
-    kernel = ops.convert_to_numpy(network.get_layer("classifier_2").kernel)
+    kernel = ops.convert_to_numpy(network.get_layer("classifier_1").kernel)
     penalty = 0.5 * (kernel.astype("float64") ** 2).sum()
-    np.testing.assert_allclose(measured["loss"] - measured["exit_2_loss"], penalty, rtol=1e-4)
+    np.testing.assert_allclose(measured["loss"] - measured["exit_1_loss"], penalty, rtol=1e-4)
 
 
 def test_ready_made_views_equal_drawn_ones(images, labels):
@@ -276,9 +276,8 @@ def test_mixed_images_and_labels_are_learnt_from(images, labels, ready):
 
 def test_mixing_is_saved_with_the_model_and_goes_on(images, labels, tmp_path):
     mixing = sd_keras.mixing.Mix(0.2, 1.0, seed=3)
-    model = tiny_model(
-        methods.data_distortion(), CropFlip(1, seed=1), mixing=mixing, at=[], eager=True
-    )
+    distortion = CropFlip(1, seed=1)
+    model = tiny_model(methods.data_distortion(), distortion, at=[], mixing=mixing, eager=True)
     model.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

@@ -53,8 +53,8 @@ def alexnet(input_shape=(227, 227, 3), stem="imagenet", mean=0.5, std=0.5, name=
             pool_name = f"stage_{index}" if index <= 2 else "conv_5_pool"
             x = layers.MaxPooling2D(3, strides=2, name=pool_name)(x)
     x = layers.Flatten(name="flatten")(x)
-    for index, name in ((1, None), (2, "stage_4")):
-        x = hidden_dense(x, 4096, index, dense_initializer(), name)
+    for index, output_name in ((1, None), (2, "stage_4")):
+        x = hidden_dense(x, 4096, index, dense_initializer(), output_name)
     return keras.Model(image, x, name=name)
 
 
