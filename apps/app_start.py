@@ -8,6 +8,7 @@ less than 3; warnings and errors of Python are shown at all times.
 import contextlib
 import importlib
 import os
+import pathlib
 import sys
 import tempfile
 import types
@@ -31,6 +32,12 @@ class LazyModule(types.ModuleType):
 def lazy_import(name):
     """Returns a module if it is imported already, or else a `LazyModule` that stands for it."""
     return sys.modules.get(name) or LazyModule(name)
+
+
+def network_file(path):
+    """Returns the `.keras` file that a path, which may be the workdir of a run, stands for."""
+    path = pathlib.Path(path)
+    return path / "network.keras" if path.is_dir() else path
 
 
 @contextlib.contextmanager

@@ -92,9 +92,8 @@ def check_artifact():
     if FLAGS.artifact is None:
         return
     path = pathlib.Path(FLAGS.artifact)
-    if not (path / "saved_model.pb").is_file() and not (
-        path.suffix == ".tflite" and path.is_file()
-    ):
+    is_lite = path.suffix == ".tflite" and path.is_file()
+    if not is_lite and not (path / "saved_model.pb").is_file():
         raise ValueError(
             "`artifact` must be the folder of a SavedModel or a .tflite file. "
             f"Received: artifact={FLAGS.artifact!r}"

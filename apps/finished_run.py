@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import app_start
 import run_data
 from absl import flags
 from app_start import lazy_import
@@ -44,10 +45,9 @@ RECORDED_FLAGS = {
 }
 
 
-def network_file(path=None):
-    """Returns the `.keras` file that a path, by default that of the flag, stands for."""
-    path = pathlib.Path(path or FLAGS.network)
-    return path / "network.keras" if path.is_dir() else path
+def network_file():
+    """Returns the path of the `.keras` file that the flag stands for."""
+    return app_start.network_file(FLAGS.network)
 
 
 def output_folder(default_name):
@@ -76,7 +76,8 @@ def load_second(flag, network):
 
     Returns the network and its file, or `(None, None)` without one.
     """
-    file = network_file(FLAGS[flag].value or network_file().parent / "baseline/network.keras")
+    plain = network_file().parent / "baseline/network.keras"
+    file = app_start.network_file(FLAGS[flag].value or plain)
     if not FLAGS[flag].value and not file.is_file():
         return None, None
     second = checkpoints.load_network(file)

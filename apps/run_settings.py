@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 from absl import flags
-from app_start import lazy_import
+from app_start import lazy_import, network_file
 
 sd_keras = lazy_import("sd_keras")
 checkpoints = lazy_import("sd_keras.checkpoints")
@@ -67,14 +67,8 @@ RAMPED = ("alpha", "hint_weight", "kl_weight", "mmd_weight", "weight", "epsilon"
 def build_method(name, epochs=None, steps=None):
     """Builds a method with the flags that it takes; None leaves the paper's default.
 
-    Args:
-        name: names joined by +. Only the method of the flags is held to take every flag given.
-        epochs: of the run, and
-        steps: batches of an epoch; None where that is not known yet, which flags that say
-            when something happens cannot do with.
-
-    Raises:
-        ValueError: for a flag that no named method takes.
+    Only the method of the flags must take every flag. Flags that say when something happens need
+    the epochs of the run and the steps of an epoch.
     """
     total = epochs * steps if epochs and steps else None
     methods = sd_keras.methods.METHODS
@@ -168,7 +162,7 @@ def check_networks(trains=True):
     if FLAGS.peer and FLAGS.peer not in models:
         raise ValueError(f"`peer` must be one of {sorted(models)}. Received: peer={FLAGS.peer!r}")
     named = trains and FLAGS.teacher in models
-    if FLAGS.teacher and not named and not file_of_teacher().is_file():
+    if FLAGS.teacher and not named and not network_file(FLAGS.teacher).is_file():
         names = f", or one of {sorted(models)}" if trains else ""
         raise ValueError(
             f"`teacher` must be a .keras file or the workdir of a finished run{names}. "
@@ -181,15 +175,9 @@ def teacher_to_train():
     return FLAGS.teacher if FLAGS.teacher in sd_keras.models.MODELS else None
 
 
-def file_of_teacher():
-    """Returns the path of the teacher that is there already."""
-    path = pathlib.Path(FLAGS.teacher)
-    return path / "network.keras" if path.is_dir() else path
-
-
 def load_teacher(input_shape, num_classes, file=None):
     """Loads the teacher of a file, by default of the flag, which must fit the student's data."""
-    file = file or file_of_teacher()
+    file = file or network_file(FLAGS.teacher)
     try:
         teacher = checkpoints.load_network(file)
     except (ValueError, OSError) as error:
