@@ -26,13 +26,13 @@ import io
 import pathlib
 import shlex
 import sys
-from dataclasses import dataclass
+import types
 
 import finished_run
 import run_data
 from absl import app, flags, logging
 from analyses.figures import ANALYSES, Subject
-from app_start import lazy_import
+from app_start import lazy_import, run_app
 
 sd_keras = lazy_import("sd_keras")
 analysis = lazy_import("sd_keras.analysis")
@@ -61,36 +61,21 @@ flags.DEFINE_integer("bins", 15, "of the calibration", 1)
 flags.DEFINE_integer("batch_size", 128, "images per batch of gradients", 1)
 
 
-@dataclass
-class Settings:
-    """What the analyses take from the flags; `distortion()` makes the run's distortion."""
-
-    deviations: list
-    draws: int
-    relative: bool
-    severities: list
-    bins: int
-    batch_size: int
-    seed: int
-    distortion: object
-
-
 def main(argv):
-    """Counts costs, or runs the analyses of the words."""
+    """Runs the app on its words."""
     logging.set_verbosity(logging.WARNING)  # TensorFlow Datasets' messages about reading
-    words = argv[1:]
+    run_app(argv[:1], lambda: run(argv[1:]), TypeError)
+
+
+def run(words):
+    """Counts costs, or runs the analyses of the words."""
     if not words or not set(words) <= set(WORDS) or ("costs" in words and len(words) > 1):
         asked = f"give one word of {', '.join(WORDS)}, or several but costs"
-        print(f"error: {asked}. Received: {words}", file=sys.stderr)
-        sys.exit(1)
-    try:
-        if words == ["costs"]:
-            show_costs()
-        else:
-            analyze([w for w in ANALYSES if w in words or "all" in words])
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        raise ValueError(f"{asked}. Received: {words}")
+    if words == ["costs"]:
+        show_costs()
+    else:
+        analyze([w for w in ANALYSES if w in words or "all" in words])
 
 
 def show_costs():
@@ -114,18 +99,16 @@ def show_costs():
             f"`{building[0]}` must not be given for a file, which has its own. "
             f"Received: {building[0]}={FLAGS[building[0]].value!r}, network={FLAGS.network!r}"
         )
-    network = named_network() if is_name else checkpoints.load_network(file)
+    if is_name:
+        backbone = sd_keras.models.build(FLAGS.network, input_shape(), FLAGS.stem)
+        network = sd_keras.attach_exits(backbone, FLAGS.num_classes, at=exits_of_flags())
+    else:
+        network = checkpoints.load_network(file)
     costs = analysis.costs(network, None if is_name else input_shape())
     print(f"{FLAGS.network}, {', '.join(str(t.shape[1:]) for t in network.inputs)}")
     print(report.costs_table(costs))
     if FLAGS.output:
         checkpoints.write_json(pathlib.Path(FLAGS.output), costs)
-
-
-def named_network():
-    """Builds the network of the flags."""
-    backbone = sd_keras.models.build(FLAGS.network, input_shape(), FLAGS.stem)
-    return sd_keras.attach_exits(backbone, FLAGS.num_classes, at=exits_of_flags())
 
 
 def input_shape():
@@ -155,9 +138,7 @@ def exits_of_flags():
 def analyze(words):
     """Runs analyses of the trained network of the flags, and writes their results."""
     plots.require()
-    folder = pathlib.Path(FLAGS.output or finished_run.network_file().parent / "analysis")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
+    folder = finished_run.output_folder("analysis")
     network = finished_run.load_network()
     splits = finished_run.load_splits(network)
     settings = settings_of_flags(splits)
@@ -168,7 +149,7 @@ def analyze(words):
         print(f"{word} …", file=sys.stderr, flush=True)
         sections.append(write(folder, word, ANALYSES[word](subjects, settings)))
         # Each time, so that an interrupted run leaves what is done.
-        _write(folder / "index.html", report.html_page(title, about, sections).encode())
+        checkpoints.write_text(folder / "index.html", report.html_page(title, about, sections))
     print(f"written to {folder}: index.html, {', '.join(f'{w}.csv, {w}.png' for w in words)}")
 
 
@@ -178,8 +159,8 @@ def write(folder, word, result):
     rows = [[f"{c:.8g}" if isinstance(c, float) else c for c in row] for row in result.rows]
     csv.writer(table, lineterminator="\n").writerows([result.header, *rows])
     result.figure.savefig(image, format="png", dpi=110)
-    _write(folder / f"{word}.csv", table.getvalue().encode())
-    _write(folder / f"{word}.png", image.getvalue())
+    checkpoints.write_text(folder / f"{word}.csv", table.getvalue())
+    checkpoints.write_whole(folder / f"{word}.png", lambda path: path.write_bytes(image.getvalue()))
     return report.Section(
         result.title,
         result.header,
@@ -191,25 +172,19 @@ def write(folder, word, result):
     )
 
 
-def _write(path, content):
-    checkpoints.write_whole(path, lambda path: path.write_bytes(content))
-
-
 def settings_of_flags(splits):
-    """Returns the Settings of the flags."""
+    """Returns a namespace of flags; its `distortion()` builds the run's distortion."""
     for name, low, high in (("deviations", 0, float("inf")), ("severities", 1, 5)):
         if not all(low <= value <= high for value in numbers(name, float)):
             text = ",".join(FLAGS[name].value)
             limits = "at least 0" if name == "deviations" else "1…5"
             raise ValueError(f"`{name}` must be {limits}. Received: {name}={text!r}")
     trained_with, seed = finished_run.results().get("flags", {}), finished_run.seed()
-    return Settings(
+    names = ("draws", "relative", "bins", "batch_size")
+    return types.SimpleNamespace(
+        **{name: FLAGS[name].value for name in names},
         deviations=numbers("deviations", float),
-        draws=FLAGS.draws,
-        relative=FLAGS.relative,
         severities=numbers("severities", int),
-        bins=FLAGS.bins,
-        batch_size=FLAGS.batch_size,
         seed=seed,
         distortion=lambda: run_data.distortion_of(
             trained_with, splits.input_shape, splits.name, seed
@@ -239,30 +214,12 @@ def load_subjects(network, splits, seed):
     ]
     method = finished_run.results().get("flags", {}).get("method")
     subjects = [Subject(finished_run.name(), network, method, *parts)]
-    plain = finished_run.network_file().parent / "baseline/network.keras"
-    if FLAGS.beside or plain.is_file():
-        path = pathlib.Path(FLAGS.beside or plain)
-        second = load_beside(path / "network.keras" if path.is_dir() else path, network)
-        label = path.stem if path.stem != "network" else path.resolve().parent.name
+    second, file = finished_run.load_second("beside", network)
+    if second is not None:
+        label = finished_run.name(file)
         label += " (second)" if label == subjects[0].label else ""
         subjects.append(Subject(label, second, "baseline", *parts))
     return subjects
-
-
-def load_beside(file, network):
-    """Loads the second network; raises ValueError unless it takes the same images."""
-    beside = checkpoints.load_network(file)
-    try:
-        names = sd_keras.exit_names(beside)
-    except ValueError as error:
-        raise ValueError(str(error).replace("`network`", "`beside`")) from None
-    same = beside.output[names[-1]].shape[-1] == network.output["exit_1"].shape[-1]
-    if not same or beside.input_shape != network.input_shape:
-        raise ValueError(
-            "`beside` must take the images and know the classes of `network`. "
-            f"Received: {beside.input_shape[1:]}, {beside.output[names[-1]].shape[-1]}"
-        )
-    return beside
 
 
 def facts(splits, subjects):

@@ -1,4 +1,4 @@
-"""How apps import Keras and what builds on it: when it is first used, and without its notes.
+"""How apps start: they import Keras when it is first used, and print one line for an error.
 
 `--help` and wrong flags are answered before anything heavy is loaded. While it loads, what
 native libraries write to stderr is kept from the terminal, unless TF_CPP_MIN_LOG_LEVEL is set to
@@ -8,9 +8,12 @@ less than 3; warnings and errors of Python are shown at all times.
 import contextlib
 import importlib
 import os
+import pathlib
 import sys
 import tempfile
 import types
+
+from absl import app
 
 IS_QUIET = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3"
 
@@ -29,6 +32,12 @@ class LazyModule(types.ModuleType):
 def lazy_import(name):
     """Returns a module if it is imported already, or else a `LazyModule` that stands for it."""
     return sys.modules.get(name) or LazyModule(name)
+
+
+def network_file(path):
+    """Returns the `.keras` file that a path, which may be the workdir of a run, stands for."""
+    path = pathlib.Path(path)
+    return path / "network.keras" if path.is_dir() else path
 
 
 @contextlib.contextmanager
@@ -55,3 +64,26 @@ def quiet_native_stderr():
         finally:
             sys.stderr = python_stderr
             os.dup2(terminal, 2)
+
+
+def run_app(argv, run, *more_errors, resumable=False):
+    """Calls an app's function; prints `error: …` and exits with code 1 where it fails.
+
+    Args:
+        argv: of `absl.app.run`; positional arguments are refused.
+        run: function without arguments.
+        *more_errors: exceptions that are reported like ValueError, OSError and ImportError.
+        resumable: whether an interrupted app resumes, which is then printed.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
+    try:
+        run()
+    except KeyboardInterrupt:
+        if not resumable:
+            raise
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ImportError, *more_errors) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -18,7 +18,7 @@ import sys
 
 import finished_run
 from absl import app, flags
-from app_start import lazy_import, quiet_native_stderr
+from app_start import lazy_import, quiet_native_stderr, run_app
 from machine import machine
 
 sd_keras = lazy_import("sd_keras")
@@ -44,22 +44,16 @@ flags.DEFINE_integer("bins", 15, "of the calibration error", 1)
 
 def main(argv):
     """Measures and writes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
-    try:
-        run()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_app(argv, run)
 
 
 def run():
     """Measures the network of the flags and writes its card."""
     thresholds.check_promise(0.0, None, FLAGS.confidence_level)
     network = finished_run.load_network()
-    folder = folder_of_flags()
+    folder = finished_run.output_folder("card")
     policy = FLAGS.policy and finished_run.read_policy(FLAGS.policy)
-    plain = load_baseline(network)
+    plain, _ = finished_run.load_second("baseline", network)
     check_artifact()
     splits = finished_run.load_splits(network)
     settings = {"batch_size": FLAGS.batch_size, "bins": FLAGS.bins, "seed": finished_run.seed()}
@@ -74,9 +68,7 @@ def run():
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"card.md": results_card.as_markdown(card), "card.html": results_card.as_html(card)}
     for name, text in texts.items():
-        checkpoints.write_whole(
-            folder / name, lambda path, text=text: path.write_text(text, "utf-8")
-        )
+        checkpoints.write_text(folder / name, text)
     checkpoints.write_json(folder / "card.json", card)
     print(texts["card.md"])
     print_none_leaves(card)
@@ -95,44 +87,13 @@ def print_none_leaves(card):
         print(line)
 
 
-def folder_of_flags():
-    """Returns the folder to write to."""
-    folder = pathlib.Path(FLAGS.output or finished_run.network_file().parent / "card")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
-    return folder
-
-
-def load_baseline(network):
-    """Loads the plain network of the flags, or else of the run; None without one."""
-    path = pathlib.Path(
-        FLAGS.baseline or finished_run.network_file().parent / "baseline/network.keras"
-    )
-    if not FLAGS.baseline and not path.is_file():
-        return None
-    plain = checkpoints.load_network(path / "network.keras" if path.is_dir() else path)
-    try:
-        sd_keras.exit_names(plain)
-    except ValueError as error:
-        raise ValueError(str(error).replace("`network`", "`baseline`")) from None
-    same = plain.input_shape == network.input_shape
-    classes = [n.output[sd_keras.exit_names(n)[-1]].shape[-1] for n in (plain, network)]
-    if not same or classes[0] != classes[1]:
-        raise ValueError(
-            "`baseline` must take the images and know the classes of `network`. Received: "
-            f"{plain.input_shape[1:]}, {classes[0]}"
-        )
-    return plain
-
-
 def check_artifact():
     """Raises ValueError unless the artifact can be timed."""
     if FLAGS.artifact is None:
         return
     path = pathlib.Path(FLAGS.artifact)
-    if not (path / "saved_model.pb").is_file() and not (
-        path.suffix == ".tflite" and path.is_file()
-    ):
+    is_lite = path.suffix == ".tflite" and path.is_file()
+    if not is_lite and not (path / "saved_model.pb").is_file():
         raise ValueError(
             "`artifact` must be the folder of a SavedModel or a .tflite file. "
             f"Received: artifact={FLAGS.artifact!r}"

@@ -58,7 +58,7 @@ def classify(files):
     if missing:
         raise ClientError(f"no such file: {', '.join(missing)}")
     thresholds = thresholds_of_flags()
-    labels = labels_of(FLAGS.labels)
+    labels = FLAGS.labels and read(FLAGS.labels).decode(errors="replace").splitlines()
     address = FLAGS.address or f"localhost:{8501 if FLAGS.rest else 8500}"
     host, separator, port = address.rpartition(":")
     if "/" in address:
@@ -66,7 +66,10 @@ def classify(files):
     if not (host and separator and port.isdigit()):
         raise ClientError(f"`address` must be host:port. Received: {address!r}")
     ask = ask_rest if FLAGS.rest else ask_grpc
-    signature = signature_name(bool(thresholds))
+    signature = FLAGS.signature.removesuffix("_bytes")
+    if thresholds:
+        signature = signature.removesuffix("_with_thresholds") + "_with_thresholds"
+    signature += "_bytes"  # takes encoded files
     for start in range(0, len(files), FLAGS.batch_size):
         batch = files[start : start + FLAGS.batch_size]
         encoded = [read(name) for name in batch]
@@ -77,7 +80,8 @@ def classify(files):
             refused = refused_of(singly, lambda data: ask(address, signature, [data], thresholds))
             # Where all are refused, alone too, it is not about the files.
             about = batch if len(batch) == 1 else refused if len(refused) < len(batch) else []
-            raise naming(about, error) from error
+            others = f" (and {len(about) - 1} more)" if len(about) > 1 else ""
+            raise ClientError(f"{about[0]}{others}: {error}" if about else str(error)) from error
         for name, line in zip(batch, lines_of(answer, labels, len(batch))):
             print(f"{name}  {line}", flush=True)
 
@@ -91,14 +95,6 @@ def refused_of(files, ask_one):
         except RefusedError:
             refused.append(name)
     return refused
-
-
-def naming(files, error):
-    """Returns the error of a refusal with the first of the files that it is about."""
-    if not files:
-        return ClientError(str(error))
-    others = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
-    return ClientError(f"{files[0]}{others}: {error}")
 
 
 def thresholds_of_flags():
@@ -116,25 +112,12 @@ def thresholds_of_flags():
     return thresholds
 
 
-def signature_name(with_thresholds):
-    """Returns the name of the signature that takes encoded files."""
-    name = FLAGS.signature.removesuffix("_bytes")
-    if with_thresholds and not name.endswith("_with_thresholds"):
-        name += "_with_thresholds"
-    return f"{name}_bytes"
-
-
 def read(name):
     """Returns a file's bytes."""
     try:
         return pathlib.Path(name).read_bytes()
     except OSError as error:
         raise ClientError(f"{name} cannot be read: {error.strerror}") from error
-
-
-def labels_of(path):
-    """Returns the class names of a text file, or None."""
-    return path and read(path).decode(errors="replace").splitlines()
 
 
 def lines_of(answer, labels, count):

@@ -16,11 +16,10 @@ import dataclasses
 import json
 import os
 import pathlib
-import sys
 
 import finished_run
 from absl import app, flags
-from app_start import lazy_import
+from app_start import lazy_import, run_app
 
 sd_keras = lazy_import("sd_keras")
 analysis = lazy_import("sd_keras.analysis")
@@ -48,13 +47,7 @@ EARLY_EXIT_FLAGS = ("max_drop", "max_macs", "calibrate", "policy")
 
 def main(argv):
     """Loads network and data, measures, prints."""
-    if len(argv) > 1:
-        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
-    try:
-        evaluate()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_app(argv, evaluate)
 
 
 def evaluate():
@@ -82,18 +75,14 @@ def check_flags():
         raise ValueError(f"`early_exit` must be given with these flags. Received: {alone}")
     thresholds.check_promise(max_drop(), FLAGS.max_macs, FLAGS.confidence_level)
     for name in ("policy", "output"):
-        if FLAGS[name].value:
-            check_new_file(name, FLAGS[name].value)
-
-
-def check_new_file(flag, path):
-    """Raises ValueError where a file of a flag could not be written, before hours of work."""
-    path = pathlib.Path(path)
-    folder = path.absolute().parent
-    if not folder.is_dir() or path.is_dir():
-        raise ValueError(f"`{flag}` must be a file in a folder. Received: {flag}={str(path)!r}")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ValueError(f"`{flag}` must be writable. Received: {flag}={str(path)!r}")
+        if not FLAGS[name].value:
+            continue
+        path = pathlib.Path(FLAGS[name].value)
+        folder = path.absolute().parent
+        if not folder.is_dir() or path.is_dir():
+            raise ValueError(f"`{name}` must be a file in a folder. Received: {name}={str(path)!r}")
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            raise ValueError(f"`{name}` must be writable. Received: {name}={str(path)!r}")
 
 
 def max_drop():
@@ -121,16 +110,9 @@ def evaluate_early_exit(network, validation, test):
         compiled.predict(network, images, FLAGS.batch_size) for images, _ in (validation, test)
     )
     costs = inference.path_costs(network)
-    chosen = inference.choose_thresholds(
-        logits,
-        validation[1],
-        costs,
-        FLAGS.early_exit,
-        max_drop=max_drop(),
-        max_cost=None if FLAGS.max_macs is None else 1e6 * FLAGS.max_macs,
-        temperatures=inference.fit_temperatures(logits, validation[1]) if FLAGS.calibrate else None,
-        confidence_level=FLAGS.confidence_level,
-        seed=finished_run.seed(),
+    max_cost = None if FLAGS.max_macs is None else 1e6 * FLAGS.max_macs
+    chosen, why_none_leaves = finished_run.choose_thresholds(
+        logits, validation, costs, max_drop(), max_cost
     )
     outcomes = {
         "validation": chosen,
@@ -141,9 +123,8 @@ def evaluate_early_exit(network, validation, test):
     print(report.early_exit_table(outcomes, plain))
     policy = chosen.policy.to_dict()
     print(f"thresholds: {policy['thresholds']}")
-    promise = [max_drop()], FLAGS.confidence_level, len(validation[0])
-    if line := thresholds.explain_no_early_exit([chosen.shares], *promise):
-        print(line)
+    if why_none_leaves:
+        print(why_none_leaves)
     if FLAGS.policy:
         checkpoints.write_json(pathlib.Path(FLAGS.policy), policy)
     return {

@@ -17,9 +17,9 @@ import re
 import sys
 
 import finished_run
-import numpy as np
+import run_data
 from absl import app, flags, logging
-from app_start import lazy_import, quiet_native_stderr
+from app_start import lazy_import, quiet_native_stderr, run_app
 
 export = lazy_import("sd_keras.export")
 parts = lazy_import("sd_keras.export.parts")
@@ -67,19 +67,21 @@ OF_KINDS = {
 
 def main(argv):
     """Writes what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
     logging.set_verbosity(logging.ERROR)  # converters warn of each other
+    run_app(argv, run_and_shorten_errors)
+
+
+def run_and_shorten_errors():
+    """Calls `run`; raises its errors, and TensorFlow's such as of a full disk, on one line."""
     try:
         run()
-    except (ValueError, OSError, ImportError, RuntimeError, *errors_of_tensorflow()) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, *tensorflow_errors()) as error:
         text = re.sub(r"\{\{.*?\}\}", "", str(error))  # the place in a graph
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
-        sys.exit(1)
+        raise ValueError(" ".join(text.split())) from None
 
 
-def errors_of_tensorflow():
-    """Returns the class of its own errors, such as of a full disk, where it is in use."""
+def tensorflow_errors():
+    """Returns TensorFlow's class of errors in a tuple, an empty one where it is not in use."""
     tensorflow = sys.modules.get("tensorflow")
     return (tensorflow.errors.OpError,) if tensorflow else ()
 
@@ -166,25 +168,16 @@ def fitted(network, splits):
         )
     images, labels = splits.validation
     logits = network.predict(images, batch_size=256, verbose=0)
-    temperatures = inference.fit_temperatures(logits, labels) if FLAGS.calibrate else None
     if not FLAGS.early_exit:
-        return None, temperatures
-    chosen = inference.choose_thresholds(
-        logits,
-        labels,
-        inference.path_costs(network),
-        FLAGS.early_exit,
-        max_drop=FLAGS.max_drop,
-        temperatures=temperatures,
-        confidence_level=FLAGS.confidence_level,
-        seed=finished_run.seed(),
+        return None, inference.fit_temperatures(logits, labels)
+    chosen, why_none_leaves = finished_run.choose_thresholds(
+        logits, splits.validation, inference.path_costs(network), FLAGS.max_drop
     )
     shares = ", ".join(f"{100 * share:.1f}" for share in chosen.shares)
     print(f"thresholds {chosen.policy.to_dict()['thresholds']}: {shares} % leave at the exits")
-    promise = [FLAGS.max_drop], FLAGS.confidence_level, len(images)
-    if line := thresholds.explain_no_early_exit([chosen.shares], *promise):
-        print(line)
-    return chosen.policy, temperatures
+    if why_none_leaves:
+        print(why_none_leaves)
+    return chosen.policy, list(chosen.policy.temperatures) if FLAGS.calibrate else None
 
 
 def class_names(splits):
@@ -203,10 +196,7 @@ def class_names(splits):
 def representative(splits):
     """Returns training images drawn by the seed, in stored order."""
     images = splits.train[0]
-    drawn = np.random.default_rng(finished_run.seed()).permutation(len(images))[
-        : FLAGS.representative
-    ]
-    return images[np.sort(drawn)]
+    return run_data.drawn((images, images), FLAGS.representative, finished_run.seed())[0]
 
 
 def about():

@@ -3,12 +3,14 @@
 import dataclasses
 import pathlib
 
+import app_start
 import run_data
 from absl import flags
 from app_start import lazy_import
 
 sd_keras = lazy_import("sd_keras")
 checkpoints = lazy_import("sd_keras.checkpoints")
+thresholds = lazy_import("sd_keras.inference.thresholds")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -45,16 +47,19 @@ RECORDED_FLAGS = {
 
 def network_file():
     """Returns the path of the `.keras` file that the flag stands for."""
-    path = pathlib.Path(FLAGS.network)
-    return path / "network.keras" if path.is_dir() else path
+    return app_start.network_file(FLAGS.network)
+
+
+def output_folder(default_name):
+    """Returns the folder of the flag `output`, by default one next to the network."""
+    folder = pathlib.Path(FLAGS.output or network_file().parent / default_name)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder. Received: output={str(folder)!r}")
+    return folder
 
 
 def load_network():
-    """Loads the network of the flags.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is none, or it has no exits.
-    """
+    """Loads the network of the flags; raises an error if there is none, or it has no exits."""
     file = network_file()
     if file.is_file() and file.suffix != ".keras":
         raise ValueError(
@@ -66,12 +71,31 @@ def load_network():
     return network
 
 
-def results():
-    """Returns what the run wrote into results.json next to its network.keras, or {}.
+def load_second(flag, network):
+    """Loads the network of a flag, by default the run's plain baseline, and checks that it fits.
 
-    Raises:
-        ValueError: if the file is damaged.
+    Returns the network and its file, or `(None, None)` without one.
     """
+    plain = network_file().parent / "baseline/network.keras"
+    file = app_start.network_file(FLAGS[flag].value or plain)
+    if not FLAGS[flag].value and not file.is_file():
+        return None, None
+    second = checkpoints.load_network(file)
+    try:
+        sd_keras.exit_names(second)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`network`", f"`{flag}`")) from None
+    classes = [each.output[sd_keras.exit_names(each)[-1]].shape[-1] for each in (second, network)]
+    if second.input_shape != network.input_shape or classes[0] != classes[1]:
+        raise ValueError(
+            f"`{flag}` must take the images and know the classes of `network`. "
+            f"Received: {second.input_shape[1:]}, {classes[0]}"
+        )
+    return second, file
+
+
+def results():
+    """Returns what the run wrote into results.json next to its network.keras, or {}."""
     file = network_file()
     path = file.with_name("results.json")
     if file.name != "network.keras" or not path.is_file():
@@ -103,11 +127,8 @@ def _are_figures(parts):
 def data_settings(only_test=False):
     """Returns the arguments of `data.load`: the flags', and the run's where these are not given.
 
-    Args:
-        only_test: whether no other images matter than those of the test split.
-
-    Raises:
-        ValueError: for a validation split that holds out images which the run trained on.
+    Raises ValueError for a validation split that holds out images which the run trained on,
+    unless only images of the test split matter.
     """
     trained_with = results().get("flags", {})
     settings = {name: FLAGS[name].value for name in DATA_FLAGS}
@@ -135,9 +156,6 @@ def load_splits(network, only_test=False):
     """Loads the data of the flags; what these leave open is as it was in training.
 
     Of the training images those that the run had, where it had a part of them.
-
-    Raises:
-        ValueError, OSError: for data that cannot be had, or do not fit the network.
     """
     settings = data_settings(only_test)
     splits = sd_keras.data.load(*settings.values())
@@ -155,18 +173,14 @@ def load_splits(network, only_test=False):
     return splits
 
 
-def name():
-    """Returns what the run is called: its folder, or else the file of its network."""
-    file = network_file().resolve()
+def name(file=None):
+    """Returns the name of a network's file, by default the run's: its folder's or its own."""
+    file = (file or network_file()).resolve()
     return file.parent.name if file.name == "network.keras" else file.stem
 
 
 def read_policy(path):
-    """Reads what apps/evaluate.py --policy wrote.
-
-    Raises:
-        ValueError: if the file cannot be read, or holds something else.
-    """
+    """Reads what apps/evaluate.py --policy wrote."""
     try:
         return sd_keras.inference.Policy.from_dict(checkpoints.read_json(path))
     except (OSError, ValueError) as error:
@@ -174,3 +188,24 @@ def read_policy(path):
             f"`policy` must be a file that apps/evaluate.py --policy wrote ({error}). "
             f"Received: policy={str(path)!r}"
         ) from None
+
+
+def choose_thresholds(logits, validation, costs, max_drop, max_cost=None):
+    """Chooses the thresholds of the flags `early_exit`, `calibrate` and `confidence_level`.
+
+    Returns what `inference.choose_thresholds` returns, and a line on why no image leaves, or None.
+    """
+    labels, inference = validation[1], sd_keras.inference
+    chosen = inference.choose_thresholds(
+        logits,
+        labels,
+        costs,
+        FLAGS.early_exit,
+        max_drop=max_drop,
+        max_cost=max_cost,
+        temperatures=inference.fit_temperatures(logits, labels) if FLAGS.calibrate else None,
+        confidence_level=FLAGS.confidence_level,
+        seed=seed(),
+    )
+    promise = [max_drop], FLAGS.confidence_level, len(labels)
+    return chosen, thresholds.explain_no_early_exit([chosen.shares], *promise)

@@ -12,13 +12,14 @@ Rerun the same command to resume. The last epoch is measured on the test images,
 chosen on these. docs/reproduction.md lists what each row costs.
 """
 
+import dataclasses
 import pathlib
 import re
 import signal
 import sys
 
 from absl import app, flags
-from app_start import lazy_import
+from app_start import lazy_import, run_app
 from reproduction.page import collect
 from reproduction.runs import Scale
 from reproduction.steps import analysed, carry_out, listed, planned, runs_of, show_row
@@ -61,37 +62,29 @@ flags.DEFINE_bool("collect", False, "write index.md and index.html of all runs o
 
 
 def main(argv):
-    """Lists tables, collects runs, or carries out a table."""
+    """Runs the app."""
     # A run must not outlive this process; `subprocess` ends it when an exception passes.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"flags are written --name=value. Received: {argv[1:]}")
-        output = pathlib.Path(FLAGS.output)
-        if FLAGS.list:
-            print(listed(tables(), FLAGS.costs, scale_of_flags()))
-        elif FLAGS.collect:
-            count = collect(output)
-            print(f"{count} runs; written to {output}: index.html, index.md")
-        else:
-            sys.exit(reproduce(output))
-    except KeyboardInterrupt:
-        print("interrupted; rerun the same command to resume", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_app(argv, run, resumable=True)
+
+
+def run():
+    """Lists tables, collects runs, or carries out a table."""
+    output = pathlib.Path(FLAGS.output)
+    if FLAGS.list:
+        print(listed(tables(), FLAGS.costs, scale_of_flags()))
+    elif FLAGS.collect:
+        count = collect(output)
+        print(f"{count} runs; written to {output}: index.html, index.md")
+    else:
+        sys.exit(reproduce(output))
 
 
 def scale_of_flags():
     """Returns the `Scale` that the flags ask for."""
-    names = ("epochs", "batch_size", "fraction", "model", "teacher_model", "peer_model")
-    names += ("dataset", "precision", "data_dir", "on_device")
     protocol = PROTOCOLS.get(FLAGS.protocol, {})
-    values = {
-        name: FLAGS[name].value if FLAGS[name].present else protocol.get(name, FLAGS[name].value)
-        for name in names
-    }
+    values = {field.name: FLAGS[field.name].value for field in dataclasses.fields(Scale)}
+    values |= {name: value for name, value in protocol.items() if not FLAGS[name].present}
     for name in ("model", "teacher_model", "peer_model"):
         if values[name] is not None and values[name] not in sd_keras.models.MODELS:
             raise ValueError(
@@ -116,9 +109,8 @@ def reproduce(output):
         print(planned(runs, scale, output))
         return 0
     failed, is_over = carry_out(runs, scale, output, FLAGS.minutes)
-    failed += [
-        what for row in ([] if is_over else rows) for what in analysed(row, scale, seeds, output)
-    ]
+    for row in () if is_over else rows:
+        failed += analysed(row, scale, seeds, output)
     sections = []
     for row in rows:
         sections += show_row(FLAGS.table, table, row, scale, seeds, output)

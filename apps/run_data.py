@@ -26,14 +26,10 @@ def drawn(pair, count, seed):
 
 
 def distortion_of(settings, input_shape, dataset, seed):
-    """Returns the layer that draws a view: crop and flip, and behind it what a run asks for.
+    """Returns the layer that draws a view: crop and flip, followed by the run's distortions.
 
-    Args:
-        settings: dict of the flags `padding`, `flip` and `distortion`; None or missing for the
-            papers', in proportion to the image.
-        input_shape: of an image.
-        dataset: name of the data; digits are not mirrored.
-        seed: of the draws.
+    `settings` is a dict of the flags `padding`, `flip` and `distortion`; None or missing for the
+    papers', in proportion to the image. Digits are not mirrored.
     """
     padding, flip = settings.get("padding"), settings.get("flip")
     padding = input_shape[0] // 8 if padding is None else padding

@@ -1,10 +1,11 @@
-"""Flags of how long, with which batches and at which rate a small-image run trains; its batches."""
+"""Flags of a small-image run: its length, batches and rate, and how its images are changed."""
 
 import re
 
-import run_networks
+import run_data
 from absl import flags
 from app_start import lazy_import
+from run_settings import teacher_to_train
 
 keras = lazy_import("keras")
 sd_keras = lazy_import("sd_keras")
@@ -38,6 +39,16 @@ flags.DEFINE_float(
     0,
 )
 flags.DEFINE_float("checkpoint_minutes", 0, "minutes between two backups; 0 for one an epoch", 0)
+flags.DEFINE_integer("padding", None, "pixels of crop padding (default: an eighth)", 0)
+flags.DEFINE_bool("flip", None, "mirror at random (default: not for digits and mnist)")
+flags.DEFINE_list(
+    "distortion", None, "behind crop_flip: affine, perspective, thin_plate_spline, color"
+)
+flags.DEFINE_float("mixup", None, "α of mixup", 0)
+flags.DEFINE_float("cutmix", None, "α of CutMix", 0)
+flags.DEFINE_float(
+    "adversarial", None, "pixel values by which the last view is changed against the network", 0
+)
 # They say how to run, not what: they may change when a run is resumed.
 RUNTIME_FLAGS = ("on_device", "minutes", "checkpoint_minutes")
 SCHEDULE_FLAGS = ("schedule", "drops", "drop_factor", "warmup_epochs")
@@ -45,14 +56,9 @@ CHECKED = 32  # images whose answers are compared
 
 
 def extendable_settings(path, settings):
-    """Returns names of flags that may differ from those in a file, as more epochs are asked for.
+    """Returns names of flags that may differ from flags.json, as more epochs are asked for.
 
-    Args:
-        path: `pathlib.Path` of the run's flags.json; need not exist.
-        settings: dict of the flags of this command.
-
-    Raises:
-        ValueError: for more epochs where the run cannot be extended.
+    Raises ValueError where the run cannot be extended.
     """
     before = checkpoints.read_json(path) if path.exists() else settings
     epochs = before.get("epochs")
@@ -65,7 +71,7 @@ def extendable_settings(path, settings):
             f"unless it is constant or --schedule is given again. Received: epochs={FLAGS.epochs}"
         )
     fixed = {name: FLAGS[name].value for name in ("ramp", "deepest_last")}
-    fixed["teacher"] = run_networks.teacher_to_train()
+    fixed["teacher"] = teacher_to_train()
     fixed["method"] = FLAGS.method if "progressive" in FLAGS.method.split("+") else None
     fixed = [name for name, value in fixed.items() if value]
     if fixed:
@@ -77,14 +83,9 @@ def extendable_settings(path, settings):
     return ("epochs", *(SCHEDULE_FLAGS if is_new else ()))
 
 
-def uses_same_class_pairs(method_name):
-    """Returns whether a method compares pairs of images of a class."""
-    return "class_wise" in method_name.split("+")
-
-
 def check_batches():
     """Raises ValueError where data on the device do not go with the method."""
-    if FLAGS.on_device and uses_same_class_pairs(FLAGS.method):
+    if FLAGS.on_device and "class_wise" in FLAGS.method.split("+"):
         raise ValueError(
             "`on_device` must be left out for class_wise, which needs pairs of a class. "
             "Received: on_device=True"
@@ -94,7 +95,7 @@ def check_batches():
 def build_batches(method_name, images, labels):
     """Returns the batches of the run, in pairs of a class for a method that compares these."""
     kind = sd_keras.data.OnDevice if FLAGS.on_device else sd_keras.data.Batches
-    kind = sd_keras.data.SameClassPairs if uses_same_class_pairs(method_name) else kind
+    kind = sd_keras.data.SameClassPairs if "class_wise" in method_name.split("+") else kind
     return kind(images, labels, FLAGS.batch_size, FLAGS.seed)
 
 
@@ -146,3 +147,21 @@ def learning_rate(steps):
     if FLAGS.warmup_epochs:
         rate = sd_keras.schedules.WarmUp(rate, max(1, round(FLAGS.warmup_epochs * steps)))
     return rate
+
+
+def build_distortion(input_shape, dataset):
+    """Returns the layer that draws a view."""
+    settings = {name: FLAGS[name].value for name in ("padding", "flip", "distortion")}
+    return run_data.distortion_of(settings, input_shape, dataset, FLAGS.seed)
+
+
+def build_mixing():
+    """Returns the layer that mixes a batch, or None."""
+    if not FLAGS.mixup and not FLAGS.cutmix:
+        return None
+    return sd_keras.mixing.Mix(FLAGS.mixup or 0.0, FLAGS.cutmix or 0.0, seed=FLAGS.seed)
+
+
+def build_adversary():
+    """Returns what changes the last view against the network, or None."""
+    return sd_keras.adversary.FastGradientSign(FLAGS.adversarial) if FLAGS.adversarial else None

@@ -9,8 +9,9 @@ import statistics
 import sys
 import time
 
+import app_start
 import keras
-from absl import app, flags, logging
+from absl import flags, logging
 from machine import accelerators, machine
 
 from sd_keras import analysis, checkpoints, export, report
@@ -25,33 +26,24 @@ def run_app(argv, run):
 
     SIGTERM ends it with code 75, within `fit` after what `sd_keras.Backup` saves.
     """
-    if len(argv) > 1:
-        raise app.UsageError(f"flags are written --name=value. Received: {argv[1:]}")
     logging.set_verbosity(logging.ERROR)  # TensorFlow's notes on saving, file by file
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
     try:
-        run(pathlib.Path(FLAGS.workdir))
+        app_start.run_app(
+            argv, lambda: run(pathlib.Path(FLAGS.workdir)), ArithmeticError, resumable=True
+        )
     except SystemExit as stop:
         if stop.code == PREEMPTED:
             print("stopped as requested; rerun the same command to resume", file=sys.stderr)
         raise
-    except KeyboardInterrupt:
-        print("interrupted; rerun the same command to resume", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, ArithmeticError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, handler)
 
 
 def refuse_other_settings(path, settings, may_change=()):
-    """Raises ValueError if a run's folder was begun with other settings.
+    """Raises ValueError if a JSON file, which need not exist, holds other settings of the run.
 
-    Args:
-        path: `pathlib.Path` of the JSON file with the settings of the run; need not exist.
-        settings: dict of what JSON holds.
-        may_change: names of settings that may differ.
+    Settings named in `may_change` may differ.
     """
     before = checkpoints.read_json(path) if path.exists() else settings
     names = sorted((before.keys() | settings.keys()) - set(may_change))
@@ -94,12 +86,7 @@ class RunFolder(keras.callbacks.Callback):
 
 
 class ResumableCSVLogger(keras.callbacks.CSVLogger):
-    """A CSVLogger that keeps the epochs that a `Backup` holds, and prints where `fit` resumes.
-
-    Args:
-        path: `pathlib.Path` of the file.
-        backup: the `sd_keras.Backup` of the same `fit`.
-    """
+    """A CSVLogger that keeps the epochs of `fit`'s `Backup`, and prints where a run resumes."""
 
     def __init__(self, path, backup):
         super().__init__(path)
@@ -129,10 +116,6 @@ def forget_epochs(path, epochs):
     """Drops from a CSVLogger's file the epochs that no backup holds.
 
     A run killed between log and backup would log that epoch twice.
-
-    Args:
-        path: `pathlib.Path` of the log; need not exist.
-        epochs: how many epochs to keep.
     """
     if path.exists():
         lines = path.read_bytes().splitlines(keepends=True)  # as text, line ends could change
@@ -144,11 +127,7 @@ def forget_epochs(path, epochs):
 
 
 class EpochSeconds(keras.callbacks.Callback):
-    """Writes how long each epoch took, its validation included and backups left out.
-
-    Args:
-        path: `pathlib.Path` of a JSON file, a list of seconds by epoch.
-    """
+    """Writes a JSON file with the seconds of each epoch, with validation and without backups."""
 
     def __init__(self, path):
         super().__init__()
@@ -208,13 +187,7 @@ class TimeLimit(keras.callbacks.Callback):
 
 
 def run_callbacks(workdir, backup, epochs, images):
-    """Returns the backup with what logs a run: log.csv, a line an epoch, TensorBoard's files.
-
-    Args:
-        workdir: `pathlib.Path` of the run.
-        backup: a `sd_keras.Backup`.
-        epochs, images: of `report.Progress`.
-    """
+    """Returns the backup with what logs a run: log.csv, a line an epoch, TensorBoard's files."""
     callbacks = [
         ResumableCSVLogger(workdir / "log.csv", backup),
         report.Progress(epochs, images),
@@ -226,20 +199,15 @@ def run_callbacks(workdir, backup, epochs, images):
 
 
 def finish(workdir, network, measure, about_run, card, exports=True, reload=False, **options):
-    """Writes, measures and exports a trained network.
+    """Writes, measures and exports a trained network; returns what results.json holds.
 
     Args:
-        workdir: `pathlib.Path` of the run.
-        network: a network of `attach_exits`.
+        workdir, network: `pathlib.Path` of the run, and its network.
         measure: function of the network; its result is `measured` in results.json.
-        about_run: dict of what else results.json holds.
-        card: dict of what the model card says about the run.
+        about_run, card: dicts of what else results.json and the model card hold.
         exports: whether to write saved_model/1.
         reload: whether to measure the network as loaded from its file, outside any strategy.
         **options: of `export.saved_model`.
-
-    Returns:
-        What results.json holds.
     """
     checkpoints.write_whole(workdir / "network.keras", network.save)
     if reload:

@@ -15,8 +15,6 @@ files. A finished run is trained further by more --epochs with --schedule=consta
 import time
 
 import run_data
-import run_images
-import run_networks
 import run_recipe
 import run_settings
 from absl import app, flags
@@ -30,8 +28,8 @@ report = lazy_import("sd_keras.report")
 run_training = lazy_import("run_training")
 
 FLAGS = flags.FLAGS
-for module in (run_settings, run_recipe, run_images, run_networks):
-    flags.adopt_module_key_flags(module)
+flags.adopt_module_key_flags(run_settings)
+flags.adopt_module_key_flags(run_recipe)
 flags.DEFINE_string("dataset", "digits", "digits, a TFDS name, folder:PATH or npz:PATH")
 flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
 flags.DEFINE_integer("image_size", None, "resize images to this height and width")
@@ -61,8 +59,7 @@ def run(workdir):
     keras.config.set_dtype_policy(FLAGS.precision)
     asked, path = settings_of_run(RUNTIME_FLAGS), workdir / "flags.json"
     run_training.refuse_other_settings(path, asked, run_recipe.extendable_settings(path, asked))
-    run_images.check_images()
-    run_networks.check_networks()
+    run_settings.check_networks()
     run_recipe.check_batches()
     splits = sd_keras.data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.validation, FLAGS.seed
@@ -83,14 +80,14 @@ def teacher_of_run(splits, workdir):
     if not FLAGS.teacher:
         return None
     file = None
-    if name := run_networks.teacher_to_train():
+    if name := run_settings.teacher_to_train():
         # Built once with it untrained, so that a wrong flag is found before it is trained.
         untrained = build_network(splits, name, "one")
         build_model(splits, FLAGS.method, FLAGS.model, untrained)
         print("teacher:")
         train_and_measure(splits, "baseline", workdir / "teacher", name)
         file = workdir / "teacher/network.keras"
-    return run_networks.load_teacher(splits.input_shape, splits.num_classes, file)
+    return run_settings.load_teacher(splits.input_shape, splits.num_classes, file)
 
 
 def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
@@ -148,26 +145,8 @@ def train_and_measure(splits, method_name, workdir, model_name, teacher=None):
 def measure(network, splits, batch_size):
     """Returns the accuracies per exit on the validation and test images."""
     parts = {"validation": splits.validation, "test": splits.test}
-    return {
-        name: analysis.evaluate_exits(network, *part, batch_size=batch_size)
-        for name, part in parts.items()
-        if part is not None and len(part[0])
-    }
-
-
-def method_of(name, splits):
-    """Builds the method of a name for the training images of the flags."""
-    return build_method(name, FLAGS.epochs, steps_of(splits))
-
-
-def steps_of(splits):
-    """Returns the number of batches of an epoch."""
-    return -(-max(1, round(FLAGS.fraction * len(splits.train[0]))) // FLAGS.batch_size)
-
-
-def exits_of(method):
-    """Returns which exits to attach, "all" or "one"."""
-    return FLAGS.exits or ("all" if method.min_exits > 1 else "one")
+    parts = {name: part for name, part in parts.items() if part is not None and len(part[0])}
+    return {name: analysis.evaluate_exits(network, *p, batch_size) for name, p in parts.items()}
 
 
 def build_network(splits, name, exits):
@@ -180,20 +159,22 @@ def build_network(splits, name, exits):
 
 def build_model(splits, method_name, name, teacher=None):
     """Builds a network, what it learns beside, distortion and optimizer."""
-    method = method_of(method_name, splits)
+    steps = -(-max(1, round(FLAGS.fraction * len(splits.train[0]))) // FLAGS.batch_size)
+    method = build_method(method_name, FLAGS.epochs, steps)
+    exits = FLAGS.exits or ("all" if method.min_exits > 1 else "one")
     # The plain network beside, or a teacher to be, learns from no other.
     own = name == FLAGS.model and method_name == FLAGS.method
     peer = FLAGS.peer if own else None
     model = sd_keras.SelfDistillModel(
-        build_network(splits, name, exits_of(method)),
+        build_network(splits, name, exits),
         method,
-        run_images.build_distortion(splits.input_shape, FLAGS.dataset),
-        run_images.build_mixing(),
+        run_recipe.build_distortion(splits.input_shape, FLAGS.dataset),
+        run_recipe.build_mixing(),
         teacher=teacher,
         peer=peer and build_network(splits, peer, "one"),
-        adversary=run_images.build_adversary() if own else None,
+        adversary=run_recipe.build_adversary() if own else None,
     )
-    model.compile(run_recipe.build_optimizer(steps_of(splits)), metrics=["accuracy"])
+    model.compile(run_recipe.build_optimizer(steps), metrics=["accuracy"])
     return model
 
 

@@ -14,11 +14,10 @@ import dataclasses
 import json
 import sys
 
-import run_networks
 import run_settings
 from absl import app, flags
 from app_start import lazy_import
-from run_settings import build_method, of_any_place, settings_of_run
+from run_settings import build_method, portable_settings, settings_of_run
 
 keras = lazy_import("keras")
 sd_keras = lazy_import("sd_keras")
@@ -34,7 +33,6 @@ tf = lazy_import("tensorflow")
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(run_settings)
-flags.adopt_module_key_flags(run_networks)
 flags.DEFINE_string("dataset", "imagenet2012", "a TFDS name or folder:PATH")
 flags.DEFINE_string("data_dir", None, "where the prepared TFDS files lie")
 flags.DEFINE_string("train_split", "train", "images to train on; of TFDS also a part of a split")
@@ -95,10 +93,13 @@ def run_as_worker(workdir):
 def run(workdir):
     """Carries out the run of the flags."""
     keras.config.set_dtype_policy(FLAGS.precision)
-    run_networks.check_networks(trains=False)
+    run_settings.check_networks(trains=False)
     recipe, method = recipe_of_flags(), build_method(FLAGS.method)
     figures = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    asked = {"flags.json": of_any_place(settings_of_run(RUNTIME_FLAGS)), "recipe.json": figures}
+    asked = {
+        "flags.json": portable_settings(settings_of_run(RUNTIME_FLAGS)),
+        "recipe.json": figures,
+    }
     for name, content in asked.items():
         run_training.refuse_other_settings(workdir / name, content)
     strategy = distribute.strategy(FLAGS.strategy)
@@ -171,7 +172,7 @@ def build_model(train, recipe, method):
     network = build(FLAGS.model, None if method.min_exits > 1 else [])
     beside = {"peer": FLAGS.peer and build(FLAGS.peer, [])}
     if FLAGS.teacher:
-        beside["teacher"] = run_networks.load_teacher((size, size, 3), train.num_classes)
+        beside["teacher"] = run_settings.load_teacher((size, size, 3), train.num_classes)
     steps = recipe.epochs * train.steps_per_epoch
     if FLAGS.accumulate > steps:
         raise ValueError(

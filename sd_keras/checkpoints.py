@@ -51,6 +51,11 @@ def write_json(path, content):
     write_whole(path, lambda aside: aside.write_text(text))
 
 
+def write_text(path, text):
+    """Writes a text file in UTF-8 atomically."""
+    write_whole(path, lambda unfinished: unfinished.write_bytes(text.encode()))
+
+
 def read_json(path, expected_type=dict):
     """Reads what `write_json` wrote.
 

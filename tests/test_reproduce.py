@@ -17,13 +17,12 @@ from scipy import stats
 APPS = pathlib.Path(__file__).parents[1] / "apps"
 sys.path.append(str(APPS))
 
-import reproduction.costs
 import reproduction.figures
 import reproduction.page
 import reproduction.runs
 import reproduction.steps
 import reproduction.tables
-import run_networks
+import run_settings
 from reproduction.runs import Run, Scale
 
 import sd_keras
@@ -74,7 +73,7 @@ def test_every_row_can_be_built(name, row):
         assert set(cell.run.method.split("+")) <= sd_keras.methods.METHODS.keys()
         needed = [
             flag
-            for flag, names in run_networks.LEARNING_FROM.items()
+            for flag, names in run_settings.LEARNING_FROM.items()
             for n in names
             if n == cell.run.method
         ]
@@ -86,7 +85,7 @@ def test_the_methods_with_companions_are_those_whose_flags_say_so():
     steps = {"progressive": {"steps": 1}}
     for name in sd_keras.methods.METHODS:
         method = sd_keras.methods.get(name, **{k: v for k, v in steps.items() if k == name})
-        said = {flag for flag, names in run_networks.LEARNING_FROM.items() if name in names}
+        said = {flag for flag, names in run_settings.LEARNING_FROM.items() if name in names}
         assert method.companions - {"past"} == said
 
 
@@ -138,17 +137,17 @@ def test_costs_are_counted():
     plain = Run("cifar100", "resnet18")
     forward = 2 * 555.5e6
     expected = 3 * forward * 50_000 * 200 / 1e15
-    assert reproduction.costs.petaflop(plain, Scale()) == pytest.approx(expected, rel=1e-3)
+    assert reproduction.runs.petaflop(plain, Scale()) == pytest.approx(expected, rel=1e-3)
     two = Run("cifar100", "resnet18", "two_branch")
-    assert reproduction.costs.petaflop(two, Scale()) == pytest.approx(2 * expected, rel=1e-3)
+    assert reproduction.runs.petaflop(two, Scale()) == pytest.approx(2 * expected, rel=1e-3)
     own = Run("cifar100", "resnet18", "be_your_own_teacher")
     with_heads = expected * (555.47 + 40.0) / 555.47
-    assert reproduction.costs.petaflop(own, Scale()) == pytest.approx(with_heads, rel=1e-3)
+    assert reproduction.runs.petaflop(own, Scale()) == pytest.approx(with_heads, rel=1e-3)
     taught = Run("cifar100", "resnet18", "knowledge_distillation", teacher=plain)
-    cost = reproduction.costs.petaflop(taught, Scale(epochs=100, fraction=0.5))
+    cost = reproduction.runs.petaflop(taught, Scale(epochs=100, fraction=0.5))
     assert cost == pytest.approx(expected / 4 * 4 / 3, rel=1e-3)
-    assert reproduction.costs.acceleration(own, 1) == pytest.approx(3.10, abs=0.005)
-    assert reproduction.costs.acceleration(own, "ensemble") == pytest.approx(0.933, abs=0.001)
+    assert reproduction.runs.acceleration(own, 1) == pytest.approx(3.10, abs=0.005)
+    assert reproduction.runs.acceleration(own, "ensemble") == pytest.approx(0.933, abs=0.001)
 
 
 def test_statistics_agree_with_scipy():

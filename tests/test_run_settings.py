@@ -17,7 +17,6 @@ def found(tmp_path_factory):
 def settings(teacher):
     """What flags come to, by the test that looks at it."""
     import run_data
-    import run_networks
     import run_settings
 
     flags.FLAGS(["app"])
@@ -29,7 +28,7 @@ def settings(teacher):
             flags.FLAGS[flag].unparse()
         flags.FLAGS(["app", f"--method={name}", *arguments])
         try:
-            run_networks.check_networks(trains=False)
+            run_settings.check_networks(trains=False)
             return run_settings.build_method(name, epochs=10, steps=10)
         except ValueError as error:
             return str(error)

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-from analyses.plots import STYLES, bars, lines, matrix, scatter, without_double
 from app_start import lazy_import
 
 sd_keras = lazy_import("sd_keras")
@@ -24,24 +23,25 @@ SELF_CONTAINED = (
     *("be_your_own_teacher", "data_distortion"),
 )
 SHARES = [step / 10 for step in range(11)]
+STYLES = ("-", "--")
 
 
+@dataclass(eq=False)
 class Subject:
     """A network to analyze, with its outputs computed once.
 
-    Args:
+    Attributes:
         label: its name in plots and tables.
         network: made by `attach_exits`.
         method: name of the method it was trained by, or None if that is not known.
         test, train: pairs of images and class numbers.
     """
 
-    def __init__(self, label, network, method, test, train):
-        self.label = label
-        self.network = network
-        self.method = method
-        self.test = test
-        self.train = train
+    label: str
+    network: object
+    method: str | None
+    test: tuple
+    train: tuple
 
     @functools.cached_property
     def outputs(self):
@@ -354,6 +354,68 @@ def ablation(subjects, settings):
     )
     header = ["network", "exit", "replaced by", "share", "accuracy", "deviation of it"]
     return Result("Features switched off", note, header, rows, figure)
+
+
+def lines(axis, x, values, index=0, prefix=""):
+    """Draws a line per exit, with a band between the smallest and the largest draw.
+
+    `values` is a dict by exit to `(k,)` or `(k, draws)`; with `index` 1, for the second network,
+    the lines are dashed.
+    """
+    for name, draws in without_double(values).items():
+        mean = draws if draws.ndim == 1 else draws.mean(axis=1)
+        tone = card_plots.INK if len(values) <= 2 else card_plots.colour(name)
+        style = {"color": tone, "linestyle": STYLES[index], "linewidth": 1.6}
+        axis.plot(x, mean, marker=".", markersize=4, label=prefix + name, **style)
+        if draws.ndim == 2:
+            bounds = draws.min(axis=1), draws.max(axis=1)
+            axis.fill_between(x, *bounds, color=tone, alpha=0.12, linewidth=0)
+
+
+def without_double(values):
+    """Returns a dict by exit without the ensemble of a single exit, which is that exit."""
+    return {"exit_1": values["exit_1"]} if set(values) == {"exit_1", "ensemble"} else values
+
+
+def bars(axis, names, groups):
+    """Draws a group of bars for each of `names`, with one bar for each network.
+
+    `groups` is a dict from a network's label to a dict from some of the names to numbers. The
+    only exit of a network is drawn at the deepest one.
+    """
+    width = 0.8 / len(groups)
+    deepest = [name for name in names if name != "ensemble"][-1]
+    for index, (label, values) in enumerate(groups.items()):
+        values = without_double(values)
+        tones = [card_plots.colour(name) for name in values]
+        if len(values) == 1:
+            values, tones = {deepest: values["exit_1"]}, [card_plots.INK]
+        positions = [names.index(name) + (index + 0.5) * width - 0.4 for name in values]
+        style = {"hatch": "//" if index else None, "edgecolor": "white", "linewidth": 0}
+        heights = list(values.values())
+        axis.bar(positions, heights, width * 0.92, color=tones, label=label, **style)
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+
+
+def matrix(axis, values, rows, columns, low=0.0):
+    """Draws a matrix of shares as colours with numbers, white where the colour is dark."""
+    axis.grid(False)
+    axis.imshow(values, vmin=low, vmax=1, cmap="viridis", aspect="auto")
+    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    for row in range(len(rows)):
+        for column in range(len(columns)):
+            value = values[row][column]
+            is_dark = value - low < 0.55 * (1 - low)
+            style = {"color": "white" if is_dark else "black", "ha": "center", "va": "center"}
+            axis.text(column, row, f"{value:.2f}", fontsize=7.5, **style)
+
+
+def scatter(axis, points, classes, max_classes=10):
+    """Draws points `(n, 2)` of the first classes, coloured by class."""
+    for number in range(min(max_classes, int(classes.max()) + 1)):
+        style = {"s": 6, "alpha": 0.6, "linewidths": 0, "color": f"C{number}"}
+        axis.scatter(*points[classes == number].T[:2], label=str(number), **style)
 
 
 ANALYSES = {

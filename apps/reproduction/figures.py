@@ -5,8 +5,7 @@ import dataclasses
 import math
 
 import numpy as np
-from reproduction.costs import acceleration
-from reproduction.runs import analysis_folder, folder_of, results_of
+from reproduction.runs import acceleration, analysis_folder, folder_of, results_of
 
 LEVEL = 0.05
 
@@ -20,24 +19,13 @@ class Measured:
 
 
 def measured_row(row, scale, seeds, output):
-    """Reads the figures of every cell whose exit the network has.
-
-    Args:
-        row: a `reproduction.tables.Row`.
-        scale: a `reproduction.runs.Scale`.
-        seeds: list of integers.
-        output: `pathlib.Path` of all runs.
-
-    Returns:
-        A list of Measured.
-    """
+    """Returns a list of Measured, of every cell whose exit the network has."""
     rows = []
     for cell in row.cells:
         values, has_exit = {}, True
         run = scale.apply(cell.run)
         if cell.measure == "acceleration":
-            counted = acceleration(run, cell.exit)
-            rows.append(Measured(cell, {"counted": counted}))
+            rows.append(Measured(cell, {"counted": acceleration(run, cell.exit)}))
             continue
         for seed in seeds:
             folder = output / folder_of(run, scale, seed)
@@ -91,8 +79,7 @@ def _hours(cell, results, scale, output):
     """Returns the hours of all epochs; None where one's are not known."""
     parts = [results]
     if cell.measure == "all_hours":
-        teacher = scale.apply(cell.run).teacher
-        folder = output / folder_of(teacher, scale, 0)
+        folder = output / folder_of(scale.apply(cell.run).teacher, scale, 0)
         parts.append(results_of(folder) or {})
     seconds = [part.get("training_seconds") for part in parts]
     return None if None in seconds else sum(seconds) / 3600
@@ -172,11 +159,7 @@ class Comparison:
 
 
 def compare(values, others):
-    """Returns the Comparison of two methods by the seeds that both have, at least one.
-
-    Args:
-        values, others: dicts from seeds to figures.
-    """
+    """Returns the Comparison of two dicts from seeds to figures, by the seeds of both."""
     from scipy import stats
 
     differences = [values[seed] - others[seed] for seed in values.keys() & others.keys()]
@@ -202,12 +185,7 @@ def holm(p_values):
 
 
 def sentence(comparison, adjusted):
-    """Returns a sentence on the significance of a Comparison.
-
-    Args:
-        comparison: a Comparison.
-        adjusted: its p-value of `holm`.
-    """
+    """Returns a sentence on the significance of a Comparison and its p-value of `holm`."""
     if comparison.n < 2:
         return "one pair of runs: nothing can be said"
     if math.isnan(comparison.p):

@@ -1,7 +1,6 @@
 """All runs of a folder as one page: index.md, and index.html that loads nothing."""
 
 import functools
-import json
 
 from app_start import lazy_import
 from reproduction.runs import RECIPES
@@ -19,44 +18,22 @@ SETTINGS = ("dataset", "model", "epochs", "batch_size")
 
 
 def collect(output):
-    """Writes index.md and index.html of all results.json files below a folder.
-
-    Args:
-        output: `pathlib.Path`.
-
-    Returns:
-        The number of runs.
-
-    Raises:
-        ValueError: if there is none, or one cannot be read.
-    """
+    """Writes index.md and index.html of all runs below a folder; returns their number."""
     paths = sorted(output.rglob("results.json"))
-    runs = [(str(path.parent.relative_to(output)), _read(path)) for path in paths]
+    runs = [(str(path.parent.relative_to(output)), checkpoints.read_json(path)) for path in paths]
     if not runs:
         raise ValueError(
             "`output` must be a folder with runs that wrote results.json. "
             f"Received: output={str(output)!r}"
         )
-    saved = [_read(path)["sections"] for path in sorted(output.glob("tables/*.json"))]
-    sections = [report.Section(**section) for sections in saved for section in sections]
+    saved = [checkpoints.read_json(path) for path in sorted(output.glob("tables/*.json"))]
+    sections = [report.Section(**section) for page in saved for section in page["sections"]]
     sections += [runs_section(runs), machines_section(runs), *analyses_sections(output)]
     commands = [[folder, results.get("command")] for folder, results in runs]
     sections.append(report.Section("Commands", ["run", "command"], commands))
     for name, page in (("index.md", report.markdown_page), ("index.html", report.html_page)):
-        text = page("Reproduction", {}, sections)
-        checkpoints.write_whole(
-            output / name, lambda path, text=text: path.write_text(text, "utf-8")
-        )
+        checkpoints.write_text(output / name, page("Reproduction", {}, sections))
     return len(runs)
-
-
-def _read(path):
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"`output` must hold whole files ({error}). Received: {str(path)!r}"
-        ) from None
 
 
 def runs_section(runs):
@@ -73,7 +50,9 @@ def runs_section(runs):
         accuracies += [None] * (exits - len(names))
         ensemble = f"{100 * measured['ensemble']['accuracy']:.2f}" if len(names) > 1 else None
         changed = "yes" if _is_scaled_down(flags) else "no"
-        rows.append([folder, flags["seed"], changed, *accuracies, ensemble, _minutes(results)])
+        seconds = results.get("training_seconds")
+        minutes = None if seconds is None else f"{seconds / 60:.1f}"
+        rows.append([folder, flags["seed"], changed, *accuracies, ensemble, minutes])
     return report.Section("Runs", header, rows, NOTE)
 
 
@@ -88,16 +67,10 @@ def _papers_settings():
     """Returns the set of the values of SETTINGS in the papers' runs."""
     runs = [c.run for t in tables().values() for row in t.rows for c in row.cells]
     runs += [run.teacher for run in runs if run.teacher]
-    recipes = RECIPES
     return {
-        (run.dataset, run.model, *(recipes[run.recipe].get(name) for name in SETTINGS[2:]))
+        (run.dataset, run.model, *(RECIPES[run.recipe].get(name) for name in SETTINGS[2:]))
         for run in runs
     }
-
-
-def _minutes(results):
-    seconds = results.get("training_seconds")
-    return None if seconds is None else f"{seconds / 60:.1f}"
 
 
 def machines_section(runs):

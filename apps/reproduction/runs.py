@@ -1,11 +1,18 @@
-"""One training by what it is: its recipe, its folder and the command that carries it out."""
+"""One training by what it is: its recipe, its folder, the command that runs it, and its cost."""
 
 import dataclasses
-import json
+import functools
 import pathlib
 import re
 import shlex
 import sys
+
+from app_start import lazy_import
+
+sd_keras = lazy_import("sd_keras")
+analysis = lazy_import("sd_keras.analysis")
+checkpoints = lazy_import("sd_keras.checkpoints")
+methods = lazy_import("sd_keras.methods")
 
 APPS = pathlib.Path(__file__).resolve().parents[1]
 # The flags of apps/train_cifar.py by recipe. Drops are shares of the epochs: 75, 130 and 180
@@ -32,6 +39,10 @@ RECIPES = {
 # Of a Scale, what does not make it another run.
 FREE = ("precision", "data_dir", "on_device")
 IMAGENET_EPOCHS = 90  # of every recipe of train_imagenet.py that the papers use
+IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet2012": 1_281_167, "digits": 1_438}
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000, "digits": 10}
+# What an H200 is assumed to achieve in bfloat16, about a third of its dense peak: not measured.
+FLOPS_PER_SECOND = 300e12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +108,14 @@ class Scale:
 
     def apply(self, run):
         """Returns the Run that is carried out in place of one of the papers'."""
-        teacher = run.teacher and dataclasses.replace(
-            run.teacher, model=self.teacher_model or run.teacher.model
-        )
-        same = run.peer == run.model
+        dataset, teacher = self.dataset or run.dataset, run.teacher
         if teacher:
-            teacher = dataclasses.replace(teacher, dataset=self.dataset or run.dataset)
+            model = self.teacher_model or teacher.model
+            teacher = dataclasses.replace(teacher, model=model, dataset=dataset)
+        same = run.peer == run.model
         return dataclasses.replace(
             run,
-            dataset=self.dataset or run.dataset,
+            dataset=dataset,
             model=self.model or run.model,
             teacher=teacher,
             # A second network of the same kind stays one.
@@ -148,21 +158,19 @@ def folder_of(run, scale, seed):
 def command_of(run, scale, seed, output, minutes=None):
     """Returns the command line of a run as a list, the interpreter first.
 
-    Args:
-        run, scale, seed, output: a Run, a Scale, an integer, and the folder of all runs.
-        minutes: how long a run on small images may train before it ends, to go on later.
+    `minutes` is the time limit of a run on small images, which is resumed later.
     """
     imagenet = run.recipe == "imagenet"
     given = {"dataset": run.dataset, "data_dir": scale.data_dir, "model": run.model}
     given["method"] = run.method
-    given |= {name: _option(name, value, run, scale) for name, value in run.options}
+    given |= dict(run.options)
+    if "deepest_last" in given:
+        given["deepest_last"] = max(1, round(given["deepest_last"] * epochs_of(run, scale)))
     if run.teacher:
         given["teacher"] = output / folder_of(run.teacher, scale, teacher_seed(scale, seed))
     given |= {"peer": run.peer, **RECIPES[run.recipe]}
-    if scale.epochs:
-        given["epochs"] = scale.epochs
-    if scale.batch_size:
-        given["batch_size"] = scale.batch_size
+    changed = {"epochs": scale.epochs, "batch_size": scale.batch_size}
+    given |= {name: value for name, value in changed.items() if value}
     if imagenet and scale.fraction < 1:
         given["train_split"] = f"train[:{100 * scale.fraction:g}%]"
     if not imagenet:
@@ -176,11 +184,8 @@ def command_of(run, scale, seed, output, minutes=None):
     given |= {"precision": scale.precision, "seed": seed}
     given["workdir"] = output / folder_of(run, scale, seed)
     app = app_of("train_imagenet.py" if imagenet else "train_cifar.py")
-    return [
-        sys.executable,
-        app,
-        *(_flag(*pair) for pair in given.items() if pair[1] is not None),
-    ]
+    flags = [_flag(*pair) for pair in given.items() if pair[1] is not None]
+    return [sys.executable, app, *flags]
 
 
 def app_of(name):
@@ -192,12 +197,6 @@ def app_of(name):
 def as_text(command):
     """Returns a command line as one types it."""
     return shlex.join(["python", *command[1:]])
-
-
-def _option(name, value, run, scale):
-    if name == "deepest_last":
-        return max(1, round(value * epochs_of(run, scale)))
-    return value
 
 
 def _flag(name, value):
@@ -212,7 +211,7 @@ def results_of(folder):
     Its network need not be there: what was measured may come from another machine.
     """
     path = folder / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return checkpoints.read_json(path) if path.is_file() else None
 
 
 def network_of(folder):
@@ -237,14 +236,75 @@ def state_of(folder):
 
 
 def with_teachers(runs, scale):
-    """Returns the runs once each, every teacher before its students.
-
-    Args:
-        runs: list of pairs of a Run and its seed.
-        scale: a `Scale`.
-    """
+    """Returns pairs of a Run and its seed once each, every teacher before its students."""
     ordered = []
     for run, seed in runs:
         chain = [(run.teacher, teacher_seed(scale, seed))] if run.teacher else []
         ordered += [pair for pair in (*chain, (run, seed)) if pair not in ordered]
     return ordered
+
+
+@functools.cache
+def costs(model, dataset, all_exits):
+    """Returns `analysis.costs` of a network with the heads of all exits or of the deepest.
+
+    A data set that is not in `IMAGES` counts as CIFAR-100.
+    """
+    imagenet = dataset == "imagenet2012"
+    size = (227 if model == "alexnet" else 224) if imagenet else 8 if dataset == "digits" else 32
+    shape = (size, size, 1 if dataset == "digits" else 3)
+    backbone = sd_keras.models.build(model, shape, "imagenet" if imagenet else "cifar")
+    at = None if all_exits else []
+    network = sd_keras.attach_exits(backbone, CLASSES.get(dataset, 100), at=at)
+    return analysis.costs(network)
+
+
+def petaflop(run, scale):
+    """Returns 10¹⁵ operations of one run of a Run, or None for a method that is not known.
+
+    Training takes three times the forward pass of every view. A teacher, and the network's own
+    past, add a forward pass, without what the teacher's own training takes; a peer is trained
+    too, and an adversarial view takes a forward and a backward pass more.
+    """
+    named = run.method.split("+")
+    if not set(named) <= methods.METHODS.keys():
+        return None
+    needed = {"progressive": {"steps": 1}} if "progressive" in named else {}
+    method = methods.get(run.method, **needed)
+
+    def flops(model, all_exits=False):
+        return costs(model, run.dataset, all_exits)["ensemble"]["flops"]
+
+    network = flops(run.model, method.min_exits > 1)
+    per_view = 3 * network + (network if "past" in method.companions else 0)
+    per_view += 3 * flops(run.peer) if run.peer else 0
+    per_view += flops(run.teacher.model) if run.teacher else 0
+    attack = 2 * network if "adversarial" in dict(run.options) else 0
+    images = IMAGES.get(run.dataset, 50_000) * scale.fraction
+    passes = images * epochs_of(run, scale)
+    return (per_view * method.num_views + attack) * passes / 1e15
+
+
+def acceleration(run, place):
+    """Returns the plain network's multiply-accumulates divided by those up to an exit.
+
+    `place` is the number of the exit, "deepest" or "ensemble".
+    """
+    counted = costs(run.model, run.dataset, True)
+    deepest = list(counted)[-2]
+    name = {"deepest": deepest, "ensemble": "ensemble"}.get(place, f"exit_{place}")
+    return counted[deepest]["macs"] / counted[name]["macs"]
+
+
+def cost_cells(petaflops):
+    """Returns the cells of a table: PFLOP and minutes, or dashes."""
+    if petaflops is None:
+        return [None, None]
+    minutes = petaflops * 1e15 / FLOPS_PER_SECOND / 60
+    return [_digits(petaflops, 3), _digits(minutes, 2)]
+
+
+def _digits(value, count):
+    """Returns a number with so many digits that count, never as a power of ten."""
+    rounded = float(f"{value:.{count}g}")
+    return f"{rounded:,.0f}" if rounded >= 10 ** (count - 1) else f"{rounded:g}"

@@ -8,7 +8,6 @@ import sys
 import time
 
 from app_start import lazy_import
-from reproduction.costs import cost_cells, petaflop
 from reproduction.figures import comparisons_table, figures_table, measured_row
 from reproduction.runs import (
     APPS,
@@ -16,8 +15,10 @@ from reproduction.runs import (
     app_of,
     as_text,
     command_of,
+    cost_cells,
     folder_of,
     network_of,
+    petaflop,
     results_of,
     state_of,
     teacher_seed,
@@ -65,16 +66,9 @@ def planned(runs, scale, output):
 
 
 def carry_out(runs, scale, output, minutes=None):
-    """Carries out the runs that are not finished.
+    """Carries out the runs of `runs_of` that are not finished.
 
-    Args:
-        runs: what `runs_of` returns.
-        scale: a `reproduction.runs.Scale`.
-        output: `pathlib.Path` of all runs.
-        minutes: time limit, or None.
-
-    Returns:
-        The names of those that failed, and whether the time ended before the last.
+    Returns the names of those that failed, and whether the time ended before the last.
     """
     failed, begun, left = [], time.monotonic(), minutes
     teachers = {_teacher_of(run, seed, scale) for run, seed in runs}
@@ -82,8 +76,7 @@ def carry_out(runs, scale, output, minutes=None):
     for number, (run, seed) in enumerate(runs, start=1):
         name = folder_of(run, scale, seed)
         where = f"[{number}/{len(runs)}] {name}"
-        is_teacher = name in teachers
-        find = network_of if is_teacher else results_of
+        find = network_of if name in teachers else results_of
         if find(output / name) is None:
             waiting.append((where, name, run, seed))
         else:
@@ -110,17 +103,13 @@ def _carry_out(where, run, seed, scale, output, minutes):
     with _alone(output / folder_of(run, scale, seed)) as lock:
         if lock is None:
             return "another process trains it"
-        command = command_of(run, scale, seed, output, minutes)
-        code = _call(where, command, lock)
+        code = _call(where, command_of(run, scale, seed, output, minutes), lock)
     return code if code == callbacks.PREEMPTED else code and f"exit code {code}"
 
 
 def _teacher_of(run, seed, scale):
     """Returns the folder of a run's teacher below the output, or None."""
-    if not run.teacher:
-        return None
-    of = teacher_seed(scale, seed)
-    return folder_of(run.teacher, scale, of)
+    return run.teacher and folder_of(run.teacher, scale, teacher_seed(scale, seed))
 
 
 @contextlib.contextmanager
@@ -209,28 +198,14 @@ def show_row(table_name, table, row, scale, seeds, output):
 
 
 def listed(tables, with_costs, scale):
-    """Returns all tables and their rows as text.
-
-    Args:
-        tables: dict from names to `reproduction.tables.Table`.
-        with_costs: whether to count what each row costs with one seed.
-        scale: a `reproduction.runs.Scale`.
-    """
-    if with_costs:
-        rows = [
-            [f"{name}  {row.name}", *_cost_of(row, scale)]
-            for name, table in tables.items()
-            for row in table.rows
-        ]
-        return report.table(["table and row", "runs", "PFLOP", "minutes"], rows)
-    lines = []
+    """Returns all tables and their rows as text, if asked for with the costs of one seed."""
+    lines, counted = [], []
     for name, table in tables.items():
         lines += [f"{name}: {table.title}", *(f"    {row.name}" for row in table.rows)]
+        for row in table.rows if with_costs else ():
+            costs = [petaflop(run, scale) for run, _ in runs_of([row], scale, [0])]
+            cells = cost_cells(None if None in costs else sum(costs))
+            counted.append([f"{name}  {row.name}", len(costs), *cells])
+    if with_costs:
+        return report.table(["table and row", "runs", "PFLOP", "minutes"], counted)
     return "\n".join(lines)
-
-
-def _cost_of(row, scale):
-    runs = runs_of([row], scale, [0])
-    costs = [petaflop(run, scale) for run, _ in runs]
-    total = None if None in costs else sum(costs)
-    return [len(runs), *cost_cells(total)]

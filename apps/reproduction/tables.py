@@ -81,14 +81,12 @@ def _rows(table):
     cells = {}
     for line in _lines(DATA / table["file"]):
         cells.setdefault(line["row"], []).append(_cell(line))
-    return tuple(Row(name, tuple(row), _analyses(table, row)) for name, row in cells.items())
-
-
-def _analyses(table, cells):
-    if not table["analysis"]:
-        return ()
-    compared = cells[1].label if table["networks"] == "2" else None
-    return ((table["analysis"], cells[0].label, compared),)
+    rows = []
+    for name, row in cells.items():
+        compared = row[1].label if table["networks"] == "2" else None
+        analyses = ((table["analysis"], row[0].label, compared),) if table["analysis"] else ()
+        rows.append(Row(name, tuple(row), analyses))
+    return tuple(rows)
 
 
 def _cell(line):
@@ -125,11 +123,7 @@ def plain_name(name):
 
 
 def choose(table_name, row_name=None):
-    """Returns the table of a name and a list of its rows: one, or all for None.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
+    """Returns the table of a name and a list of its rows: one, or all for None."""
     if table_name not in tables():
         raise ValueError(
             f"`table` must be one of {', '.join(tables())}. Received: table={table_name!r}"

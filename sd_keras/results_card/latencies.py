@@ -34,12 +34,20 @@ def keras_latencies(network, images, baseline=None, batch_sizes=BATCH_SIZES, rou
         (and `baseline`) to one from batch sizes (texts, for JSON) to the median time of a call;
         `path`, milliseconds for one image that leaves at each exit, or None.
     """
-    functions = {name: _of_model(submodel(network, name)) for name in exit_names(network)}
-    functions["ensemble"] = _of_ensemble(network)
+    names = exit_names(network)
+    functions = {name: _of_model(submodel(network, name)) for name in names}
+    outputs = {name: network.output[name] for name in names}
+    exits = compiled(keras.Model(network.input, outputs))
+    functions["ensemble"] = lambda batch: keras.ops.convert_to_numpy(
+        inference.ensemble_logits(list(exits([batch]).values()))
+    )
     if baseline is not None:
         functions["baseline"] = _of_model(submodel(baseline, exit_names(baseline)[-1]))
-    deepest = len(exit_names(network)) - 1
-    paths = [_of_path(network, index, deepest) for index in range(deepest + 1)]
+    paths = []
+    for index in range(len(names)):  # the exit at which all images leave
+        thresholds = [None] * index + [0.0] * (len(names) - 1 - index)
+        policy = inference.Policy("max_probability", thresholds)
+        paths.append(inference.EarlyExit(network, policy))
     return {
         "source": "Keras submodels, compiled",
         "milliseconds": _by_batch(functions, images, batch_sizes, rounds),
@@ -50,20 +58,6 @@ def keras_latencies(network, images, baseline=None, batch_sizes=BATCH_SIZES, rou
 def _of_model(model):
     function = compiled(model)
     return lambda batch: keras.ops.convert_to_numpy(function([batch]))
-
-
-def _of_ensemble(network):
-    outputs = {name: network.output[name] for name in exit_names(network)}
-    function = compiled(keras.Model(network.input, outputs))
-    return lambda batch: keras.ops.convert_to_numpy(
-        inference.ensemble_logits(list(function([batch]).values()))
-    )
-
-
-def _of_path(network, index, deepest):
-    """Returns the function that leaves early at the exit of an index."""
-    thresholds = [None] * index + [0.0] * (deepest - index)
-    return inference.EarlyExit(network, inference.Policy("max_probability", thresholds))
 
 
 def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, network=None):
@@ -78,7 +72,12 @@ def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, 
     Raises:
         ValueError: for a file that is no such export, of another network, or damaged.
     """
-    loaded = _load_saved_model(path)  # must outlive its signatures
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(path))  # must outlive its signatures
+    except (IndexError, KeyError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise _damaged(path, error) from None
     signatures = loaded.signatures
     count = sum(name.startswith("exit_") and name[5:].isdigit() for name in signatures)
     if not count or "ensemble" not in signatures:
@@ -88,11 +87,22 @@ def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, 
         )
     _check_size(signatures["exit_1"].structured_input_signature[1]["image"].shape, images)
 
+    def of_signature(name, thresholds=None):
+        def run(batch):
+            inputs = {"image": tf.constant(batch, "uint8")}
+            if thresholds is not None:
+                inputs["thresholds"] = tf.constant([thresholds] * len(batch), "float32")
+            return signatures[name](**inputs)["logits"].numpy()
+
+        return run
+
     names = [*(f"exit_{index + 1}" for index in range(count)), "ensemble"]
-    functions = {name: _of_signature(signatures[name]) for name in names}
+    functions = {name: of_signature(name) for name in names}
     if network is not None:
         _check_same(functions, images, network)
-    paths = [_of_served_path(signatures, index, count) for index in range(count)]
+    # Thresholds by which all images leave at the exit of an index.
+    levels = [[np.inf] * index + [0.0] * (count - 1 - index) for index in range(count)]
+    paths = [of_signature("early_exit_with_thresholds", each) for each in levels]
     return {
         "source": "SavedModel, its signatures",
         "milliseconds": _by_batch(functions, images, batch_sizes, rounds),
@@ -100,38 +110,9 @@ def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, 
     }
 
 
-def _load_saved_model(path):
-    import tensorflow as tf
-
-    try:
-        return tf.saved_model.load(str(path))
-    except (IndexError, KeyError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise _damaged(path, error) from None
-
-
 def _damaged(path, error):
     reason = " ".join(str(error).split())[:200]
     return ValueError(f"`path` must hold a whole export ({reason}). Received: path={str(path)!r}")
-
-
-def _of_signature(signature):
-    import tensorflow as tf
-
-    return lambda batch: signature(image=tf.constant(batch, "uint8"))["logits"].numpy()
-
-
-def _of_served_path(signatures, index, count):
-    """Returns the function that leaves early at the exit of an index."""
-    import tensorflow as tf
-
-    levels = [np.inf] * index + [0.0] * (count - 1 - index)
-
-    def run(batch):
-        rows = tf.constant([levels] * len(batch), "float32")
-        signature = signatures["early_exit_with_thresholds"]
-        return signature(image=tf.constant(batch, "uint8"), thresholds=rows)["logits"].numpy()
-
-    return run
 
 
 def lite_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, network=None):
