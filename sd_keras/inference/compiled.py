@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from sd_keras.keras_internals import tensorflow as tf
+
 
 def compiled(model):
     """Compiles a model for inference with batches of any size.
@@ -55,12 +57,9 @@ def predict(model, images, batch_size=256):
 
 
 def _by_tensorflow(model):
-    import tensorflow as tf
-
-    def specification(tensor):
-        return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
-
-    shapes = keras.tree.map_structure(specification, model.input)
+    shapes = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), model.input
+    )
     # One graph for any number of rows. Calls of the tf.function itself would warn of retracing
     # where a network has several sections, whose functions TensorFlow takes for one.
     function = tf.function(lambda tensors: model(tensors, training=False))
@@ -94,13 +93,3 @@ def _by_torch(model):
             return model(tensors, training=False)
 
     return run
-
-
-def padded_count(rows, most):
-    """Returns how many rows to compute so that `rows` of them are had.
-
-    Under jax a power of two, at most `most`, lest each number of rows be compiled.
-    """
-    if keras.config.backend() != "jax":
-        return rows
-    return min(1 << (rows - 1).bit_length(), most)

@@ -96,8 +96,7 @@ def measures(logits, labels, costs, policies):
     correct = predictions(exits) == labels
     sure = confidences(exits, policies[0].rule, policies[0].temperatures)
     for policy in policies:
-        leaves = [policy.leaves(index, own) for index, own in enumerate(sure)]
-        yield _outcome(policy, np.argmax(leaves, axis=0), correct, costs)
+        yield _outcome(policy, policy.first_exits(sure), correct, costs)
 
 
 def _outcome(policy, used, correct, costs):
@@ -105,24 +104,21 @@ def _outcome(policy, used, correct, costs):
     right, deepest = correct[used, np.arange(rows)], correct[-1]
     counts = np.bincount(used, minlength=len(costs))
     spent = costs[used]
+    lost, won = int((deepest & ~right).sum()), int((right & ~deepest).sum())
+    drop_error = 0.0
+    if counts[-1] < rows:  # half a row more in each cell: see `Outcome`
+        drop_error = np.sqrt(lost + won + 1 - (lost - won) ** 2 / (rows + 2)) / (rows + 2)
     return Outcome(
         policy=policy,
         accuracy=float(right.mean()),
         deepest_accuracy=float(deepest.mean()),
         drop=float(deepest.mean() - right.mean()),
-        drop_standard_error=_paired_error(right, deepest) if counts[-1] < rows else 0.0,
+        drop_standard_error=float(drop_error),
         cost=float(spent.mean()),
         # With two rows more, at the ends, so that rows that all leave at one exit are no proof.
         cost_standard_error=float(np.append(spent, costs[[0, -1]]).std() / rows**0.5),
         shares=tuple((counts / rows).tolist()),
-        lost=int((deepest & ~right).sum()),
-        won=int((right & ~deepest).sum()),
+        lost=lost,
+        won=won,
         rows=rows,
     )
-
-
-def _paired_error(right, deepest):
-    """Standard error of the difference of two shares of the same rows."""
-    lost, won = (deepest & ~right).sum(), (right & ~deepest).sum()
-    rows = len(right) + 2
-    return float(np.sqrt(lost + won + 1 - (lost - won) ** 2 / rows) / rows)

@@ -66,11 +66,7 @@ RULES = {
 
 
 def rule_named(name):
-    """Returns the function of a rule.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+    """Returns the function of a rule."""
     if not isinstance(name, str) or name not in RULES:
         raise ValueError(f"`rule` must be one of {tuple(RULES)}. Received: rule={name!r}")
     return RULES[name]
@@ -117,8 +113,8 @@ def predictions(exits):
 
 def temperatures_of(temperatures, exits):
     """Returns a positive temperature per exit, `(exits,)` float64."""
-    given = [1.0] * exits if temperatures is None else temperatures
-    return per_exit("temperatures", given, exits, SMALLEST_TEMPERATURE)
+    temperatures = [1.0] * exits if temperatures is None else temperatures
+    return per_exit("temperatures", temperatures, exits, SMALLEST_TEMPERATURE)
 
 
 def _probabilities(logits, ops):
@@ -184,19 +180,20 @@ class Policy:
     def confidence(self, index, logits, earlier):
         """Confidence `(n,)` of the exit of that index, 0 for exit_1.
 
-        Args:
-            index: of the exit.
-            logits: `(n, classes)`, NumPy.
-            earlier: classes `(n, index)` that the exits before it predicted.
+        `logits` is `(n, classes)`, NumPy; `earlier` the classes `(n, index)` that the exits
+        before it predicted.
         """
-        rule = rule_named(self.rule)
-        return exit_confidence(rule, logits, earlier, self.temperatures[index])
+        return exit_confidence(RULES[self.rule], logits, earlier, self.temperatures[index])
 
     def leaves(self, index, confidence):
         """Tells which rows leave at the exit of that index."""
         if index == len(self.thresholds):
             return np.ones(len(confidence), bool)
         return confidence >= self.thresholds[index]
+
+    def first_exits(self, confidence):
+        """Returns the index `(n,)` of the exit at which each row leaves, of `(C, n)`."""
+        return np.argmax([self.leaves(k, each) for k, each in enumerate(confidence)], axis=0)
 
 
 def _thresholds(thresholds):
@@ -230,17 +227,10 @@ def decide(logits, policy):
     """
     exits = exits_of(logits)
     check_exits(policy, len(exits))
-    rows = np.arange(len(exits[0]))
-    used, sure = np.zeros(len(rows), "int64"), np.zeros(len(rows))
-    earlier = np.empty((len(rows), 0), "int64")
-    for index, z in enumerate(exits):
-        own = z[rows]
-        confidence = policy.confidence(index, own, earlier)
-        leaves = policy.leaves(index, confidence)
-        used[rows[leaves]], sure[rows[leaves]] = index + 1, confidence[leaves]
-        earlier = np.concatenate([earlier, own.argmax(axis=1)[:, None]], axis=1)[~leaves]
-        rows = rows[~leaves]
-    return Decision(used, sure)
+    confidence = confidences(exits, policy.rule, policy.temperatures)
+    used = policy.first_exits(confidence)
+    sure = confidence[used, np.arange(len(used))].astype("float64")
+    return Decision(used + 1, sure)
 
 
 def check_exits(policy, exits):

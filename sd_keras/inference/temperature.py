@@ -32,7 +32,14 @@ def fit_temperature(logits, labels, bounds=BOUNDS):
 
     (logits,) = exits_of([logits])
     labels = class_numbers(labels, *logits.shape)
-    smallest, largest = _checked(bounds)
+    try:
+        smallest, largest = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        smallest = largest = 0.0
+    if not 0 < smallest < largest < np.inf:
+        raise ValueError(
+            f"`bounds` must be two temperatures 0 < smallest < largest. Received: bounds={bounds!r}"
+        )
     low, high = 1 / largest, 1 / smallest
     for inverse, bound, why in (
         (low, largest, "the logits tell next to nothing about the labels"),
@@ -59,18 +66,6 @@ def fit_temperatures(logits, labels, bounds=BOUNDS):
         A tuple of C floats, shallow to deep, as `Policy` takes them.
     """
     return tuple(fit_temperature(exit_logits, labels, bounds) for exit_logits in exits_of(logits))
-
-
-def _checked(bounds):
-    try:
-        smallest, largest = (float(bound) for bound in bounds)
-    except (TypeError, ValueError):
-        smallest = largest = 0.0
-    if not 0 < smallest < largest < np.inf:
-        raise ValueError(
-            f"`bounds` must be two temperatures 0 < smallest < largest. Received: bounds={bounds!r}"
-        )
-    return smallest, largest
 
 
 def _slope(inverse, logits, labels):
