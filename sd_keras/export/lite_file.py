@@ -22,6 +22,7 @@ from sd_keras.export.parts import (
 )
 from sd_keras.inference import Policy
 from sd_keras.inference.policy import check_exits
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.models.exits import exit_names
 from sd_keras.models.sections import sections
 
@@ -125,7 +126,16 @@ def _section_files(network, options):
         data = convert({name: endpoint}, options.precision, samples)
         verify(data, {name: endpoint}, inputs, options.precision)
         handed_on = _handed_on(section, options.batch)
-        yield _entry(name, specifications, handed_on), data
+        entry = {
+            "exit": name,
+            "file": f"section_{name.removeprefix('exit_')}.tflite",
+            "signature": name,
+            # Shapes without the batch.
+            "inputs": [{"name": s.name, "shape": list(s.shape[1:])} for s in specifications],
+            "logits": "logits",
+            "handed_on": [spec.name for spec in handed_on],
+        }
+        yield entry, data
         inputs = _next_inputs(endpoint, inputs, handed_on)
         samples = [_next_inputs(endpoint, sample, handed_on) for sample in samples]
         specifications = handed_on
@@ -145,8 +155,6 @@ def _function(section):
 
 def _handed_on(section, batch):
     """Returns what the next section takes, as tensor specifications."""
-    import tensorflow as tf
-
     return [
         tf.TensorSpec((batch, *tensor.shape[1:]), tensor.dtype, name=f"handed_on_{index}")
         for index, tensor in enumerate(section.output["handed_on"], start=1)
@@ -157,18 +165,6 @@ def _next_inputs(endpoint, inputs, handed_on):
     function, specifications = endpoint
     outputs = function(*(inputs[spec.name] for spec in specifications))
     return {spec.name: np.asarray(outputs[spec.name]) for spec in handed_on}
-
-
-def _entry(name, inputs, handed_on):
-    """Returns what cascade.json says of a section; shapes without the batch."""
-    return {
-        "exit": name,
-        "file": f"section_{name.removeprefix('exit_')}.tflite",
-        "signature": name,
-        "inputs": [{"name": spec.name, "shape": list(spec.shape[1:])} for spec in inputs],
-        "logits": "logits",
-        "handed_on": [spec.name for spec in handed_on],
-    }
 
 
 class Options:
@@ -200,8 +196,6 @@ class Options:
 
     def specifications(self):
         """Returns the arguments of a function that takes images, as `tf.TensorSpec`."""
-        import tensorflow as tf
-
         return [tf.TensorSpec((self.batch, *self.probe.shape[1:]), tf.float32, name="image")]
 
     def samples(self):
@@ -248,8 +242,6 @@ def convert(endpoints, precision, samples):
     Returns:
         The file's bytes.
     """
-    import tensorflow as tf
-
     archive = keras.export.ExportArchive()
     for name, (function, specifications) in endpoints.items():
         archive.add_endpoint(name, function, specifications)
@@ -258,8 +250,13 @@ def convert(endpoints, precision, samples):
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(endpoints))
-        _set_precision(converter, precision)
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
         if precision == "int8":
+            # Integers all the way, or an error.
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: (
                 (name, sample) for name in endpoints for sample in samples
             )
@@ -268,30 +265,11 @@ def convert(endpoints, precision, samples):
         return converter.convert()
 
 
-def _set_precision(converter, precision):
-    import tensorflow as tf
-
-    if precision != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
-        # Integers all the way, or an error.
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-
-
 def verify(content, endpoints, inputs, precision):
     """Runs each signature of a file once under LiteRT and compares it with its function.
 
-    Some graphs convert and then fail, or answer wrongly, where they run.
-
-    Args:
-        content: the file's bytes.
-        endpoints, precision: as `convert`.
-        inputs: what every signature takes, a dict of float32 arrays.
-
-    Raises:
-        RuntimeError: if it answers otherwise.
+    Some graphs convert and then fail, or answer wrongly, where they run. `inputs` is a dict of
+    float32 arrays, what every signature takes.
     """
     from ai_edge_litert.interpreter import Interpreter
 

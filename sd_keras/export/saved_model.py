@@ -32,9 +32,11 @@ from sd_keras.export.parts import (
     new_path,
     probe_image,
 )
+from sd_keras.export.signatures import SignatureFunctions, signatures_of
 from sd_keras.export.warmup import CLASSIFY, CLASSIFY_METHOD, write_warmup
 from sd_keras.inference import ensemble_logits
 from sd_keras.inference.policy import check_exits, temperatures_of
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.models import sections
 from sd_keras.models.exits import exit_names
 
@@ -111,18 +113,18 @@ def saved_model(
 
 def _write(network, folder, model_name, content):
     """Writes the SavedModel and what belongs to it into a new folder."""
-    import tensorflow as tf
-
-    from sd_keras.export.signatures import SignatureFunctions, signatures_of
-
     shape, policy = network.input_shape[1:], content["policy"]
     inference = inference_form(network)
     rule = policy.rule if policy else "max_probability"
-    scales = [content[name] for name in ("temperatures", "ensemble_weights")]
-    functions = SignatureFunctions(sections(inference), shape, rule, *scales)
-    arguments = [content[name] for name in ("class_names", "preprocessing", "max_pixels")]
     signatures = signatures_of(
-        functions, exit_names(network), policy and policy.thresholds, *arguments
+        SignatureFunctions(
+            sections(inference), shape, rule, content["temperatures"], content["ensemble_weights"]
+        ),
+        exit_names(network),
+        policy and policy.thresholds,
+        content["class_names"],
+        content["preprocessing"],
+        content["max_pixels"],
     )
     requests = requests_of(list(signatures), shape)
     verify(signatures, requests, network)
@@ -150,7 +152,7 @@ def _write(network, folder, model_name, content):
 
 
 def _temperatures(temperatures, policy, exits):
-    """Returns a temperature per exit: the given, the policy's, or 1."""
+    """Returns a temperature per exit: the argument, the policy's, or 1."""
     if policy is None:
         return temperatures_of(temperatures, exits).tolist()
     if temperatures is not None and tuple(temperatures) != policy.temperatures:
@@ -168,12 +170,7 @@ def _model_name(path, network):
 
 
 def requests_of(names, shape):
-    """Returns pairs of a signature and its inputs by name: one image, and eight, of each.
-
-    Args:
-        names: of the signatures.
-        shape: `(h, w, c)` of the images.
-    """
+    """Returns pairs of a signature and its inputs by name: one image, and eight, of each."""
     image = probe_image(shape).astype("uint8")
     contents = _encoded(image[0]) if any(name.endswith("_bytes") for name in names) else None
     shallow = len([name for name in names if re.fullmatch(r"exit_\d+", name)]) - 1
@@ -194,13 +191,10 @@ def requests_of(names, shape):
 def verify(signatures, requests, network):
     """Raises RuntimeError unless all requests are answered, and the exits' as by the network.
 
-    Args:
-        signatures: concrete functions by name.
-        requests: of `requests_of`.
-        network: that was exported.
+    `signatures` are concrete functions by name.
     """
-    import tensorflow as tf
-
+    # A network of half precision answers otherwise than its float32 form, and may.
+    half = any("16" in layer.compute_dtype for layer in keras_internals.flatten_layers(network))
     outputs = None
     for name, inputs in requests:
         kinds = signatures[name].structured_input_signature[0]
@@ -210,19 +204,11 @@ def verify(signatures, requests, network):
             if outputs is None:
                 outputs = network(inputs["image"], training=False)
             expected = np.asarray(outputs[name]).astype("float32")
-            check_answers(answer, {"logits": expected}, _tolerance(network))
-
-
-def _tolerance(network):
-    """A network of half precision answers otherwise than its float32 form, and may."""
-    half = any("16" in layer.compute_dtype for layer in keras_internals.flatten_layers(network))
-    return None if half else TOLERANCE
+            check_answers(answer, {"logits": expected}, None if half else TOLERANCE)
 
 
 def _encoded(image):
     """Returns an image as a PNG file, and as a serialized tf.train.Example of that."""
-    import tensorflow as tf
-
     png = tf.io.encode_png(image).numpy()
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))
     features = tf.train.Features(feature={"image/encoded": feature})

@@ -5,13 +5,13 @@ is stored once. TensorFlow inlines it where a signature runs, and drops the head
 the signature does not ask for.
 """
 
-import tensorflow as tf
 from keras import ops
 
 from sd_keras.export.encoded_images import CHANNELS, decoder
 from sd_keras.export.warmup import CLASSIFY
 from sd_keras.inference import ensemble_logits
 from sd_keras.inference.policy import rule_named
+from sd_keras.keras_internals import tensorflow as tf
 
 
 class SignatureFunctions:
@@ -79,11 +79,11 @@ class SignatureFunctions:
 
     def _all_logits(self, image, count):
         """Returns the logits of the first `count` exits."""
-        handed_on, found = [self._pixels(image)], []
+        handed_on, all_logits = [self._pixels(image)], []
         for section in self.sections[:count]:
             logits, handed_on = section(*handed_on)
-            found.append(logits)
-        return found
+            all_logits.append(logits)
+        return all_logits
 
     def _from(self, index, handed_on, thresholds, earlier):
         """Returns logits, exits and confidences of the rows that reach the section at an index.
@@ -111,13 +111,10 @@ class SignatureFunctions:
 
         def deeper():
             rows = stays[:, 0]
-            given = [tf.gather(tensor, rows) for tensor in handed_on]
-            found = self._from(
-                index + 1, given, tf.gather(thresholds, rows), tf.gather(earlier, rows)
-            )
-            return tuple(
-                tf.tensor_scatter_nd_update(own, stays, other) for own, other in zip(here, found)
-            )
+            inputs = [tf.gather(tensor, rows) for tensor in handed_on]
+            others = (tf.gather(tensor, rows) for tensor in (thresholds, earlier))
+            below = self._from(index + 1, inputs, *others)
+            return tuple(tf.tensor_scatter_nd_update(a, stays, b) for a, b in zip(here, below))
 
         return tf.cond(tf.size(stays) > 0, deeper, lambda: here)
 
@@ -128,8 +125,8 @@ def _traced(section):
     takes_one = not isinstance(section.input, (list, tuple))
 
     @tf.function(input_signature=signature, autograph=False)
-    def run(*given):
-        outputs = section(given[0] if takes_one else list(given), training=False)
+    def run(*tensors):
+        outputs = section(tensors[0] if takes_one else list(tensors), training=False)
         return tf.cast(outputs["logits"], "float32"), list(outputs["handed_on"])
 
     return run
