@@ -60,9 +60,9 @@ def lite(network, path, exit=None, precision="float32", representative=None, bat
     path = new_path(path, ".tflite")
     names = chosen(network, exit)
     options = Options(image_shape(network), precision, representative, batch)
-    form, specifications = inference_form(network), options.specifications()
-    endpoints = {name: (answer(form, name), specifications) for name in names}
-    content = convert(endpoints, precision, options.samples())
+    form = inference_form(network)
+    endpoints = {name: (answer(form, name), options.specifications) for name in names}
+    content = convert(endpoints, precision, options.samples)
     verify(content, endpoints, {"image": options.probe}, precision)
     write_file(path, content)
 
@@ -104,7 +104,10 @@ def lite_cascade(
     if class_names is not None:
         class_names = check_class_names(class_names, network.output[names[-1]].shape[-1])
     content = {
-        "image": {"shape": list(image_shape(network)), "dtype": options.image_type},
+        "image": {
+            "shape": list(image_shape(network)),
+            "dtype": "uint8" if precision == "int8" else "float32",
+        },
         "policy": policy.to_dict(),
         "class_names": class_names,
         "sections": [],
@@ -119,8 +122,8 @@ def lite_cascade(
 
 def _section_files(network, options):
     """Yields each section's entry in cascade.json and its LiteRT file."""
-    inputs, samples = {"image": options.probe}, options.samples()
-    specifications = options.specifications()
+    inputs, samples = {"image": options.probe}, options.samples
+    specifications = options.specifications
     for name, section in zip(exit_names(network), sections(inference_form(network))):
         endpoint = (_function(section), specifications)
         data = convert({name: endpoint}, options.precision, samples)
@@ -168,14 +171,13 @@ def _next_inputs(endpoint, inputs, handed_on):
 
 
 class Options:
-    """What the files of `lite` and `lite_cascade` are to be like; arguments as there.
+    """The checked arguments of `lite` and `lite_cascade`.
 
     Attributes:
-        precision, batch: as given.
-        count: number of images in a call while the file is made: `batch`, or 1.
-        probe: raw images `(count, height, width, channels)` to try a file with, float32.
-        images: the representative images `(k, height, width, channels)`, float32, or None.
-        image_type: what pixels come as, `"uint8"` or `"float32"`.
+        precision, batch: the arguments.
+        specifications: arguments of a function that takes images, a list of `tf.TensorSpec`.
+        probe: raw images `(batch or 1, height, width, channels)` to try a file with, float32.
+        samples: the representative images as inputs of such a function, one at a time.
     """
 
     def __init__(self, shape, precision, representative, batch):
@@ -189,30 +191,21 @@ class Options:
             )
         self.precision = precision
         self.batch = batch
-        self.count = batch or 1
-        self.probe = probe_image(shape).repeat(self.count, 0)
-        self.images = _representative_images(precision, representative, shape)
-        self.image_type = "uint8" if precision == "int8" else "float32"
-
-    def specifications(self):
-        """Returns the arguments of a function that takes images, as `tf.TensorSpec`."""
-        return [tf.TensorSpec((self.batch, *self.probe.shape[1:]), tf.float32, name="image")]
-
-    def samples(self):
-        """Returns the representative images as inputs of such a function, one at a time."""
-        images = [] if self.images is None else self.images
-        return [{"image": image[None].repeat(self.count, 0)} for image in images]
+        self.specifications = [tf.TensorSpec((batch, *shape), tf.float32, name="image")]
+        self.probe = probe_image(shape).repeat(batch or 1, 0)
+        images = _representative_images(precision, representative, shape)
+        self.samples = [{"image": image[None].repeat(batch or 1, 0)} for image in images]
 
 
 def _representative_images(precision, representative, shape):
-    """Returns the representative images as an array, or None where none are needed."""
+    """Returns the representative images, float32; none where none are needed."""
     if precision != "int8":
         if representative is not None:
             raise ValueError(
                 "`representative` images serve precision 'int8' alone. "
                 f"Received: precision={precision!r}"
             )
-        return None
+        return []
     images = np.asarray([] if representative is None else representative)
     if images.shape[1:] != tuple(shape) or not len(images) or images.dtype.kind not in "uif":
         raise ValueError(
@@ -231,16 +224,11 @@ def _representative_images(precision, representative, shape):
 
 
 def convert(endpoints, precision, samples):
-    """Converts functions into one LiteRT file with a signature each, weights stored once.
+    """Returns the bytes of a LiteRT file with one signature per function, weights stored once.
 
-    Args:
-        endpoints: dict from a signature's name to a pair: a function and the list of its
-            arguments as `tf.TensorSpec` with names; it returns a dict of tensors.
-        precision: one of `PRECISIONS`.
-        samples: for `"int8"`, inputs that every signature takes, a list of dicts of arrays.
-
-    Returns:
-        The file's bytes.
+    `endpoints` maps a signature's name to a function, which returns a dict of tensors, and the
+    list of its arguments as `tf.TensorSpec` with names. `samples` are, for `"int8"`, inputs that
+    every signature takes, a list of dicts of arrays.
     """
     archive = keras.export.ExportArchive()
     for name, (function, specifications) in endpoints.items():

@@ -112,12 +112,7 @@ def write_file(path, content):
 
 
 def check_machine(function, extra=None):
-    """Raises ImportError unless Keras runs on TensorFlow and an extra is installed.
-
-    Args:
-        function: name of the function that needs them.
-        extra: `"lite"` or `"onnx"`; None for what needs neither.
-    """
+    """Raises ImportError unless Keras runs on TensorFlow and an extra is installed."""
     if keras.config.backend() != "tensorflow":
         raise ImportError(
             f"`{function}` needs the tensorflow backend; load the .keras file under "
@@ -161,12 +156,10 @@ def probe_image(shape):
 
 
 def check_answers(outputs, expected, tolerance=None):
-    """Raises RuntimeError unless a converted file answers as the network.
+    """Raises RuntimeError unless a converted file answers as the network, by dicts of arrays.
 
-    Args:
-        outputs, expected: dicts of arrays.
-        tolerance: largest difference, as a share of the largest value or of 1; None to compare
-            shapes only, for files that are rounded coarsely.
+    `tolerance` is the largest difference, as a share of the largest value or of 1; None compares
+    shapes only, for files that are rounded coarsely.
     """
     for name, value in expected.items():
         output = outputs[name]

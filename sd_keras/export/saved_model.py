@@ -107,8 +107,11 @@ def saved_model(
         "about": about,
     }
     path = new_path(path)
+    # Served by the name of the folder that holds the versions.
+    name = path.absolute().parent.name if path.name.isdigit() else network.name
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "model"
     with atomic_directory(path) as aside:
-        _write(network, aside, _model_name(path, network), content)
+        _write(network, aside, name, content)
 
 
 def _write(network, folder, model_name, content):
@@ -140,7 +143,7 @@ def _write(network, folder, model_name, content):
     extra.mkdir()
     card = model_card.card(network, model_name, content)
     texts = {
-        "model_card.json": model_card.as_json(card),
+        "model_card.json": json.dumps(card, indent=1, ensure_ascii=False) + "\n",
         "model_card.md": model_card.as_markdown(card),
         "class_names.txt": "\n".join(content["class_names"]) + "\n",
         "models.config": serving_configs.models_config(model_name, f"/models/{model_name}"),
@@ -161,12 +164,6 @@ def _temperatures(temperatures, policy, exits):
             f"Received: temperatures={temperatures!r}"
         )
     return list(policy.temperatures)
-
-
-def _model_name(path, network):
-    """Returns the name to serve the model by: that of the folder that holds the versions."""
-    name = path.absolute().parent.name if path.name.isdigit() else network.name
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "model"
 
 
 def requests_of(names, shape):

@@ -48,12 +48,10 @@ class SignatureFunctions:
         return _answer(mean, mean)
 
     def early_exit(self, image, thresholds):
-        """Answers each image by the first exit that is sure enough.
+        """Answers each image, uint8 `(n, h, w, c)`, by the first exit that is sure enough.
 
-        Args:
-            image: uint8 `(n, h, w, c)`.
-            thresholds: `(n, exits - 1)` of at least 0, a row an image, so that a server may join
-                the requests of several clients.
+        `thresholds` is `(n, exits - 1)`: one row per image, so that a server may join the
+        requests of several clients.
         """
         shallow = len(self.sections) - 1
         message = f"`thresholds` must be float32 (n, {shallow}) of at least 0, a row an image"
@@ -88,11 +86,8 @@ class SignatureFunctions:
     def _from(self, index, handed_on, thresholds, earlier):
         """Returns logits, exits and confidences of the rows that reach the section at an index.
 
-        Args:
-            index: of the section.
-            handed_on: tensors of these rows, from the section before.
-            thresholds: of these rows, `(n, exits - 1)`.
-            earlier: classes `(n, index)` that the exits before predicted; None at the first.
+        `thresholds` are those of these rows, `(n, exits - 1)`; `earlier` the classes `(n, index)`
+        that the exits before predicted, None at the first.
         """
         logits, handed_on = self.sections[index](*handed_on)
         # In double precision, as thresholds are chosen: near 1, float32 knows few numbers.
@@ -147,25 +142,23 @@ def _answer(logits, scaled):
 
 
 def signatures_of(answers, names, thresholds, class_names, preprocessing, max_pixels):
-    """Returns the TensorFlow functions of all signatures by name.
+    """Returns the concrete functions of all signatures by name.
 
-    Args:
-        answers: `SignatureFunctions`.
-        names: of the exits, shallow to deep.
-        thresholds: of early exit; None leaves out the signature that has its own.
-        class_names: one per class.
-        preprocessing, max_pixels: see `encoded_images.decoder`.
-
-    Returns:
-        A dict to concrete functions; those of encoded images for 1 or 3 channels only.
+    `thresholds` are those of early exit; None leaves out the signature that has its own.
+    Encoded images have signatures for 1 or 3 channels only.
     """
     pixels = tf.TensorSpec([None, *answers.shape], "uint8", name="image")
     contents = tf.TensorSpec([None], "string", name="image_bytes")
     levels = tf.TensorSpec([None, len(names) - 1], "float32", name="thresholds")
     plain = {name: answers.at_exit(index) for index, name in enumerate(names)}
+
+    def early_exit(image):
+        rows = tf.tile(tf.constant([thresholds], "float64"), [tf.shape(image)[0], 1])
+        return answers.early_exit(image, rows)
+
     plain |= {"serving_default": plain[names[-1]], "ensemble": answers.ensemble}
     if len(names) > 1 and thresholds is not None:
-        plain["early_exit"] = _with_thresholds(answers.early_exit, thresholds)
+        plain["early_exit"] = early_exit
     made = {name: (function, [pixels]) for name, function in plain.items()}
     if len(names) > 1:
         made["early_exit_with_thresholds"] = (answers.early_exit, [pixels, levels])
@@ -181,14 +174,6 @@ def signatures_of(answers, names, thresholds, class_names, preprocessing, max_pi
         name: tf.function(function, autograph=False).get_concrete_function(*inputs)
         for name, (function, inputs) in made.items()
     }
-
-
-def _with_thresholds(early_exit, thresholds):
-    def answer(image):
-        rows = tf.tile(tf.constant([thresholds], "float64"), [tf.shape(image)[0], 1])
-        return early_exit(image, rows)
-
-    return answer
 
 
 def _of_bytes(function, decode):

@@ -71,27 +71,12 @@ def _record(signatures, name, inputs, model_name):
         raise ValueError(
             f"`requests` must name signatures among {sorted(signatures)}. Received: {name!r}"
         )
-    tensors = _tensors(signatures[name], name, inputs)
-    model_spec = _field(1, _field(1, model_name.encode()) + _field(3, name.encode()))
-    if signatures[name].method_name == CLASSIFY_METHOD:
-        examples = b"".join(_field(1, text) for text in tensors["inputs"].string_val)
-        request = model_spec + _field(2, _field(1, examples))
-        return _field(2, _field(1, request))
-    entries = (
-        _field(2, _field(1, key.encode()) + _field(2, tensor.SerializeToString()))
-        for key, tensor in tensors.items()
-    )
-    return _field(6, _field(1, model_spec + b"".join(entries)))
-
-
-def _tensors(signature, name, inputs):
-    """Returns the inputs as TensorProtos of the signature's types."""
+    signature, tensors = signatures[name], {}
     if set(inputs) != set(signature.inputs):
         raise ValueError(
             f"`requests` must give {sorted(signature.inputs)} to signature {name!r}. "
             f"Received: {sorted(inputs)}"
         )
-    tensors = {}
     for key, info in signature.inputs.items():
         shape = tf.TensorShape(info.tensor_shape)
         tensors[key] = tf.make_tensor_proto(inputs[key], tf.as_dtype(info.dtype))
@@ -101,7 +86,16 @@ def _tensors(signature, name, inputs):
                 f"`requests` must give {key!r} of signature {name!r} as {shape}. "
                 f"Received: {received}"
             )
-    return tensors
+    model_spec = _field(1, _field(1, model_name.encode()) + _field(3, name.encode()))
+    if signature.method_name == CLASSIFY_METHOD:
+        examples = b"".join(_field(1, text) for text in tensors["inputs"].string_val)
+        request = model_spec + _field(2, _field(1, examples))
+        return _field(2, _field(1, request))
+    entries = (
+        _field(2, _field(1, key.encode()) + _field(2, tensor.SerializeToString()))
+        for key, tensor in tensors.items()
+    )
+    return _field(6, _field(1, model_spec + b"".join(entries)))
 
 
 def _field(number, payload):

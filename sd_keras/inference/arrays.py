@@ -104,12 +104,3 @@ def log_softmax(logits):
     shifted = np.asarray(logits, "float64")
     shifted = shifted - shifted.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def true_log_probabilities(logits, labels):
-    """Log probability of the true class, `(n,)` float64."""
-    parts = [
-        log_softmax(logits[block])[np.arange(len(labels[block])), labels[block]]
-        for block in blocks(len(labels))
-    ]
-    return np.concatenate(parts)

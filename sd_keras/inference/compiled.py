@@ -19,8 +19,14 @@ def compiled(model):
         A function from a list of arrays or tensors to what the model returns, in tensors.
         Under jax it compiles once for each number of rows, else once.
     """
-    by_backend = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}
-    run = by_backend[keras.config.backend()](model)
+    if keras.config.backend() == "tensorflow":
+        run = _by_tensorflow(model)
+    elif keras.config.backend() == "jax":
+        run = _by_jax(model)
+    else:
+        import torch
+
+        run = torch.no_grad()(lambda tensors: model(tensors, training=False))
     return lambda tensors: run(keras.tree.pack_sequence_as(model.input, tensors))
 
 
@@ -65,10 +71,9 @@ def _by_tensorflow(model):
     function = tf.function(lambda tensors: model(tensors, training=False))
     function = function.get_concrete_function(shapes)
 
-    def run(tensors):
-        return function(keras.tree.map_structure(lambda t, s: tf.cast(t, s.dtype), tensors, shapes))
-
-    return run
+    return lambda tensors: function(
+        keras.tree.map_structure(lambda t, s: tf.cast(t, s.dtype), tensors, shapes)
+    )
 
 
 def _by_jax(model):
@@ -81,15 +86,5 @@ def _by_jax(model):
     def run(tensors):
         variables = (model.trainable_variables, model.non_trainable_variables)
         return function(*([v.value for v in each] for each in variables), tensors)
-
-    return run
-
-
-def _by_torch(model):
-    import torch
-
-    def run(tensors):
-        with torch.no_grad():
-            return model(tensors, training=False)
 
     return run

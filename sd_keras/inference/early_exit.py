@@ -77,12 +77,7 @@ class EarlyExit:
         return {"logits": logits, "probabilities": probabilities, "exit": used, "confidence": sure}
 
     def predict(self, images, batch_size=256):
-        """Answers images batch by batch; arguments and result as of a call.
-
-        Args:
-            images: `(n, h, w, c)`, raw pixels.
-            batch_size: images per batch, at least 1.
-        """
+        """Answers images batch by batch, at least 1 image each; the result is that of a call."""
         if not batch_size >= 1:
             raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
         starts = range(0, max(len(images), 1), batch_size)
@@ -139,8 +134,10 @@ class Anytime:
             )
         tensors, count = [images], len(images)
         for index, section in enumerate(self.sections):
-            if index and deadline is not None and not self._in_time(index, count, deadline - now):
-                break
+            if index and deadline is not None:
+                seconds = self.expected(index, count)
+                if seconds is None or not seconds * (1 + self.slack) <= deadline - now:
+                    break
             outputs = section(tensors)
             # The clock is read once the answer has come to the host.
             logits, reached = finite_logits(outputs["logits"], index), index + 1
@@ -186,10 +183,6 @@ class Anytime:
             return None
         size = next((size for size in known if size >= count), known[-1])
         return statistics.median(self.times[index][size]) * max(1.0, count / size)
-
-    def _in_time(self, index, count, left):
-        expected = self.expected(index, count)
-        return expected is not None and expected * (1 + self.slack) <= left
 
 
 def _gathered(tensors, stay, count):

@@ -12,8 +12,7 @@ import numpy as np
 
 from sd_keras.inference.arrays import class_numbers, exits_of
 from sd_keras.inference.curves import curve
-from sd_keras.inference.outcome import measures
-from sd_keras.inference.policy import Policy
+from sd_keras.inference.policy import Policy, measures
 
 # Policies that are tested one after the other. Neighbours of more would hardly differ.
 TESTED = 200
