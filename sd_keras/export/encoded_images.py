@@ -3,6 +3,7 @@
 from sd_keras.data.crops import PAPER_SIZE, crops
 from sd_keras.data.decoding import decode_other, may_decode, shape_in_header
 from sd_keras.data.images import resize
+from sd_keras.keras_internals import tensorflow as tf
 
 PREPROCESSING = ("resize", "center_crop")
 # Of images that TensorFlow decodes to: grey, and red, green, blue.
@@ -38,9 +39,6 @@ def decoder(shape, preprocessing, max_pixels):
             image resized to 256x256, the evaluation of `data.stream`.
         max_pixels: height × width above which an image is refused.
     """
-    import tensorflow as tf
-
-    make = _resized if preprocessing == "resize" else _cropped
 
     def decode_one(content):
         is_gif = tf.strings.substr(content, 0, 3) == b"GIF"
@@ -48,31 +46,30 @@ def decoder(shape, preprocessing, max_pixels):
         is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
         return tf.cond(
             is_jpeg,
-            lambda: make(content, "jpeg", shape, max_pixels),
-            lambda: make(content, "other", shape, max_pixels),
+            lambda: _decode(content, "jpeg", shape, preprocessing, max_pixels),
+            lambda: _decode(content, "other", shape, preprocessing, max_pixels),
         )
 
     pixels = tf.TensorSpec(shape, "uint8")
     return lambda contents: tf.map_fn(decode_one, contents, fn_output_signature=pixels)
 
 
-def _resized(content, form, shape, max_pixels):
-    import tensorflow as tf
-
+def _decode(content, form, shape, preprocessing, max_pixels):
     height, width, channels = shape
-    size = shape_in_header(content, form)
-    content = checked(content, size, max_pixels)
-    if form == "jpeg":
+    content = _checked(content, shape_in_header(content, form), max_pixels)
+    if preprocessing == "center_crop":
+        corners = tf.constant([[(PAPER_SIZE - height) // 2] * 2])
+        (image,) = crops(content, form, "center", height, corners, [False], max_pixels)
+    elif form == "jpeg":
         image = tf.io.decode_jpeg(content, channels=channels, dct_method="INTEGER_ACCURATE")
+        image = resize(image, (height, width))
     else:
-        image = decode_other(content, channels)
-    return tf.ensure_shape(resize(image, (height, width)), shape)
+        image = resize(decode_other(content, channels), (height, width))
+    return tf.ensure_shape(image, shape)
 
 
-def checked(content, size, max_pixels):
+def _checked(content, size, max_pixels):
     """Returns an encoded image once its size from the header is known to be allowed."""
-    import tensorflow as tf
-
     fits = may_decode(size, max_pixels)
     message = (
         "`image_bytes` must hold JPEG, PNG or BMP images of at most "
@@ -82,13 +79,3 @@ def checked(content, size, max_pixels):
     with tf.control_dependencies([check]):
         # What is refused is no image any more, should a graph be rewritten without the check.
         return tf.where(fits, content, b"")
-
-
-def _cropped(content, form, shape, max_pixels):
-    import tensorflow as tf
-
-    size = shape[0]
-    corners = tf.constant([[(PAPER_SIZE - size) // 2] * 2])
-    content = checked(content, shape_in_header(content, form), max_pixels)
-    (image,) = crops(content, form, "center", size, corners, [False], max_pixels)
-    return tf.ensure_shape(image, shape)

@@ -31,21 +31,16 @@ def write_keras(network, path, exit=None, fold=False, packages=()):
             another package.
     """
     path = new_path(path, ".keras")
-    model = stock(_answering(network, exit), fold, packages)
-    with ensure_parent(path):
-        write_whole(path, model.save)
-
-
-def _answering(network, exit):
-    """Returns the model of what is asked for, on the network's own layers."""
     names = exit_names(network)
     chosen(network, exit)  # refuses another exit
-    if exit is None:
-        return network
     if exit == ENSEMBLE:
         logits = [network.output[name] for name in names]
         probabilities = [layers.Softmax(dtype="float32")(each) for each in logits]
         # Average wants two at least.
         mean = layers.Average(dtype="float32")(probabilities) if names[1:] else probabilities[0]
-        return keras.Model(network.input, mean, name=f"{network.name}_ensemble")
-    return submodel(network, exit)
+        model = keras.Model(network.input, mean, name=f"{network.name}_ensemble")
+    else:
+        model = network if exit is None else submodel(network, exit)
+    model = stock(model, fold, packages)
+    with ensure_parent(path):
+        write_whole(path, model.save)

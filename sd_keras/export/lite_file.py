@@ -22,6 +22,7 @@ from sd_keras.export.parts import (
 )
 from sd_keras.inference import Policy
 from sd_keras.inference.policy import check_exits
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.models.exits import exit_names
 from sd_keras.models.sections import sections
 
@@ -59,9 +60,9 @@ def lite(network, path, exit=None, precision="float32", representative=None, bat
     path = new_path(path, ".tflite")
     names = chosen(network, exit)
     options = Options(image_shape(network), precision, representative, batch)
-    form, specifications = inference_form(network), options.specifications()
-    endpoints = {name: (answer(form, name), specifications) for name in names}
-    content = convert(endpoints, precision, options.samples())
+    form = inference_form(network)
+    endpoints = {name: (answer(form, name), options.specifications) for name in names}
+    content = convert(endpoints, precision, options.samples)
     verify(content, endpoints, {"image": options.probe}, precision)
     write_file(path, content)
 
@@ -103,7 +104,10 @@ def lite_cascade(
     if class_names is not None:
         class_names = check_class_names(class_names, network.output[names[-1]].shape[-1])
     content = {
-        "image": {"shape": list(image_shape(network)), "dtype": options.image_type},
+        "image": {
+            "shape": list(image_shape(network)),
+            "dtype": "uint8" if precision == "int8" else "float32",
+        },
         "policy": policy.to_dict(),
         "class_names": class_names,
         "sections": [],
@@ -118,14 +122,23 @@ def lite_cascade(
 
 def _section_files(network, options):
     """Yields each section's entry in cascade.json and its LiteRT file."""
-    inputs, samples = {"image": options.probe}, options.samples()
-    specifications = options.specifications()
+    inputs, samples = {"image": options.probe}, options.samples
+    specifications = options.specifications
     for name, section in zip(exit_names(network), sections(inference_form(network))):
         endpoint = (_function(section), specifications)
         data = convert({name: endpoint}, options.precision, samples)
         verify(data, {name: endpoint}, inputs, options.precision)
         handed_on = _handed_on(section, options.batch)
-        yield _entry(name, specifications, handed_on), data
+        entry = {
+            "exit": name,
+            "file": f"section_{name.removeprefix('exit_')}.tflite",
+            "signature": name,
+            # Shapes without the batch.
+            "inputs": [{"name": s.name, "shape": list(s.shape[1:])} for s in specifications],
+            "logits": "logits",
+            "handed_on": [spec.name for spec in handed_on],
+        }
+        yield entry, data
         inputs = _next_inputs(endpoint, inputs, handed_on)
         samples = [_next_inputs(endpoint, sample, handed_on) for sample in samples]
         specifications = handed_on
@@ -145,8 +158,6 @@ def _function(section):
 
 def _handed_on(section, batch):
     """Returns what the next section takes, as tensor specifications."""
-    import tensorflow as tf
-
     return [
         tf.TensorSpec((batch, *tensor.shape[1:]), tensor.dtype, name=f"handed_on_{index}")
         for index, tensor in enumerate(section.output["handed_on"], start=1)
@@ -159,27 +170,14 @@ def _next_inputs(endpoint, inputs, handed_on):
     return {spec.name: np.asarray(outputs[spec.name]) for spec in handed_on}
 
 
-def _entry(name, inputs, handed_on):
-    """Returns what cascade.json says of a section; shapes without the batch."""
-    return {
-        "exit": name,
-        "file": f"section_{name.removeprefix('exit_')}.tflite",
-        "signature": name,
-        "inputs": [{"name": spec.name, "shape": list(spec.shape[1:])} for spec in inputs],
-        "logits": "logits",
-        "handed_on": [spec.name for spec in handed_on],
-    }
-
-
 class Options:
-    """What the files of `lite` and `lite_cascade` are to be like; arguments as there.
+    """The checked arguments of `lite` and `lite_cascade`.
 
     Attributes:
-        precision, batch: as given.
-        count: number of images in a call while the file is made: `batch`, or 1.
-        probe: raw images `(count, height, width, channels)` to try a file with, float32.
-        images: the representative images `(k, height, width, channels)`, float32, or None.
-        image_type: what pixels come as, `"uint8"` or `"float32"`.
+        precision, batch: the arguments.
+        specifications: arguments of a function that takes images, a list of `tf.TensorSpec`.
+        probe: raw images `(batch or 1, height, width, channels)` to try a file with, float32.
+        samples: the representative images as inputs of such a function, one at a time.
     """
 
     def __init__(self, shape, precision, representative, batch):
@@ -193,32 +191,21 @@ class Options:
             )
         self.precision = precision
         self.batch = batch
-        self.count = batch or 1
-        self.probe = probe_image(shape).repeat(self.count, 0)
-        self.images = _representative_images(precision, representative, shape)
-        self.image_type = "uint8" if precision == "int8" else "float32"
-
-    def specifications(self):
-        """Returns the arguments of a function that takes images, as `tf.TensorSpec`."""
-        import tensorflow as tf
-
-        return [tf.TensorSpec((self.batch, *self.probe.shape[1:]), tf.float32, name="image")]
-
-    def samples(self):
-        """Returns the representative images as inputs of such a function, one at a time."""
-        images = [] if self.images is None else self.images
-        return [{"image": image[None].repeat(self.count, 0)} for image in images]
+        self.specifications = [tf.TensorSpec((batch, *shape), tf.float32, name="image")]
+        self.probe = probe_image(shape).repeat(batch or 1, 0)
+        images = _representative_images(precision, representative, shape)
+        self.samples = [{"image": image[None].repeat(batch or 1, 0)} for image in images]
 
 
 def _representative_images(precision, representative, shape):
-    """Returns the representative images as an array, or None where none are needed."""
+    """Returns the representative images, float32; none where none are needed."""
     if precision != "int8":
         if representative is not None:
             raise ValueError(
                 "`representative` images serve precision 'int8' alone. "
                 f"Received: precision={precision!r}"
             )
-        return None
+        return []
     images = np.asarray([] if representative is None else representative)
     if images.shape[1:] != tuple(shape) or not len(images) or images.dtype.kind not in "uif":
         raise ValueError(
@@ -237,19 +224,12 @@ def _representative_images(precision, representative, shape):
 
 
 def convert(endpoints, precision, samples):
-    """Converts functions into one LiteRT file with a signature each, weights stored once.
+    """Returns the bytes of a LiteRT file with one signature per function, weights stored once.
 
-    Args:
-        endpoints: dict from a signature's name to a pair: a function and the list of its
-            arguments as `tf.TensorSpec` with names; it returns a dict of tensors.
-        precision: one of `PRECISIONS`.
-        samples: for `"int8"`, inputs that every signature takes, a list of dicts of arrays.
-
-    Returns:
-        The file's bytes.
+    `endpoints` maps a signature's name to a function, which returns a dict of tensors, and the
+    list of its arguments as `tf.TensorSpec` with names. `samples` are, for `"int8"`, inputs that
+    every signature takes, a list of dicts of arrays.
     """
-    import tensorflow as tf
-
     archive = keras.export.ExportArchive()
     for name, (function, specifications) in endpoints.items():
         archive.add_endpoint(name, function, specifications)
@@ -258,8 +238,13 @@ def convert(endpoints, precision, samples):
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(endpoints))
-        _set_precision(converter, precision)
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
         if precision == "int8":
+            # Integers all the way, or an error.
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: (
                 (name, sample) for name in endpoints for sample in samples
             )
@@ -268,30 +253,11 @@ def convert(endpoints, precision, samples):
         return converter.convert()
 
 
-def _set_precision(converter, precision):
-    import tensorflow as tf
-
-    if precision != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if precision == "int8":
-        # Integers all the way, or an error.
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-
-
 def verify(content, endpoints, inputs, precision):
     """Runs each signature of a file once under LiteRT and compares it with its function.
 
-    Some graphs convert and then fail, or answer wrongly, where they run.
-
-    Args:
-        content: the file's bytes.
-        endpoints, precision: as `convert`.
-        inputs: what every signature takes, a dict of float32 arrays.
-
-    Raises:
-        RuntimeError: if it answers otherwise.
+    Some graphs convert and then fail, or answer wrongly, where they run. `inputs` is a dict of
+    float32 arrays, what every signature takes.
     """
     from ai_edge_litert.interpreter import Interpreter
 

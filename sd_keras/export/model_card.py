@@ -1,20 +1,12 @@
 """The model card of an export: its inputs, costs, accuracy and early exit."""
 
-import json
-
 from sd_keras import analysis, report
 from sd_keras.models.exits import exit_names
 from sd_keras.report import markdown_text
 
 
 def card(network, model_name, content):
-    """Returns the model card as a dict for JSON.
-
-    Args:
-        network: made by `attach_exits`.
-        model_name: the name it is served under.
-        content: arguments of `saved_model` by name.
-    """
+    """Returns the model card as a dict for JSON; `content` has arguments of `saved_model`."""
     policy, about = content["policy"], dict(content["about"])
     measured = about.pop("measured", None)
     try:
@@ -40,11 +32,6 @@ def card(network, model_name, content):
         "about": about,
         "versions": report.versions(),
     }
-
-
-def as_json(card):
-    """Returns the card as the text of a JSON file."""
-    return json.dumps(card, indent=1, ensure_ascii=False) + "\n"
 
 
 def as_markdown(card):

@@ -17,6 +17,7 @@ from sd_keras.export.parts import (
     probe_image,
     write_file,
 )
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.models.exits import exit_names
 
 # What tf2onnx 1.17 converts these networks to.
@@ -60,21 +61,15 @@ def onnx(network, path, exit=None, opset=17, image_type="uint8"):
             f"`image_type` must be one of {IMAGE_TYPES}. Received: image_type={image_type!r}"
         )
     shape = image_shape(network)
-    function = _function(inference_form(network), exit, shape, image_type)
+    form = inference_form(network)
+    serve = _all_answers(form) if exit is None else answer(form, exit)
+    specification = tf.TensorSpec((None, *shape), image_type, name="image")
+    function = tf.function(lambda image: serve(tf.cast(image, "float32")), [specification])
     content = _convert(function, opset).SerializeToString()
     image = probe_image(shape).repeat(2, 0).astype(image_type)
     expected = {name: np.asarray(value) for name, value in function(image).items()}
     check_answers(_run(content, image), expected, TOLERANCE)
     write_file(path, content)
-
-
-def _function(network, exit, shape, image_type):
-    """Returns what the file is to compute, a `tf.function`."""
-    import tensorflow as tf
-
-    serve = _all_answers(network) if exit is None else answer(network, exit)
-    specification = tf.TensorSpec((None, *shape), image_type, name="image")
-    return tf.function(lambda image: serve(tf.cast(image, "float32")), [specification])
 
 
 def _all_answers(network):

@@ -63,11 +63,7 @@ def atomic_directory(folder):
 
 
 def chosen(network, exit):
-    """Returns the names that `exit` stands for: one, or for None every exit and the ensemble.
-
-    Raises:
-        ValueError: if there is no such exit.
-    """
+    """Returns the names that `exit` stands for: one, or for None every exit and the ensemble."""
     names = [*exit_names(network), ENSEMBLE]
     if exit is None:
         return names
@@ -98,12 +94,7 @@ def answer(network, name):
 
 
 def new_path(path, ending="", argument="path"):
-    """Returns a path at which nothing exists yet.
-
-    Raises:
-        ValueError: if it ends otherwise.
-        FileExistsError: if it exists.
-    """
+    """Returns a path with that ending, at which nothing exists yet."""
     path = pathlib.Path(path)
     if path.suffix != ending and ending:
         raise ValueError(f"`{argument}` must end in {ending}. Received: {argument}={str(path)!r}")
@@ -121,12 +112,7 @@ def write_file(path, content):
 
 
 def check_machine(function, extra=None):
-    """Raises ImportError unless Keras runs on TensorFlow and an extra is installed.
-
-    Args:
-        function: name of the function that needs them.
-        extra: `"lite"` or `"onnx"`; None for what needs neither.
-    """
+    """Raises ImportError unless Keras runs on TensorFlow and an extra is installed."""
     if keras.config.backend() != "tensorflow":
         raise ImportError(
             f"`{function}` needs the tensorflow backend; load the .keras file under "
@@ -142,11 +128,7 @@ def check_machine(function, extra=None):
 
 
 def image_shape(network):
-    """Returns `(height, width, channels)`.
-
-    Raises:
-        ValueError: unless it is known.
-    """
+    """Returns `(height, width, channels)`, all of them known."""
     shape = tuple(network.input_shape[1:])
     if None in shape:
         raise ValueError(
@@ -156,11 +138,7 @@ def image_shape(network):
 
 
 def check_class_names(class_names, classes):
-    """Returns the names of the classes as a list of texts.
-
-    Raises:
-        ValueError: unless there is one per class, each a line without control characters.
-    """
+    """Returns one name per class, each a line without control characters, as a list."""
     names = [str(name) for name in class_names]
     kinds = {unicodedata.category(letter) for name in names for letter in name}
     if len(names) != classes or kinds & {"Cc", "Cs", "Zl", "Zp"}:
@@ -177,22 +155,20 @@ def probe_image(shape):
     return pixels.reshape(1, *shape).astype("float32")
 
 
-def check_answers(found, expected, tolerance=None):
-    """Raises RuntimeError unless a converted file answers as the network.
+def check_answers(outputs, expected, tolerance=None):
+    """Raises RuntimeError unless a converted file answers as the network, by dicts of arrays.
 
-    Args:
-        found, expected: dicts of arrays.
-        tolerance: largest difference, as a share of the largest value or of 1; None to compare
-            shapes only, for files that are rounded coarsely.
+    `tolerance` is the largest difference, as a share of the largest value or of 1; None compares
+    shapes only, for files that are rounded coarsely.
     """
     for name, value in expected.items():
-        given = found[name]
-        fits = given.shape == value.shape and np.isfinite(given).all()
+        output = outputs[name]
+        fits = output.shape == value.shape and np.isfinite(output).all()
         if fits and tolerance is not None:
             limit = tolerance * max(1.0, float(np.abs(value).max()))
-            fits = float(np.abs(given - value).max()) <= limit
+            fits = float(np.abs(output - value).max()) <= limit
         if not fits:
             raise RuntimeError(
                 f"the converted file answers otherwise than the network at {name!r}, so it is "
-                f"not written. Received: {np.ravel(given)[:4]} for {np.ravel(value)[:4]}"
+                f"not written. Received: {np.ravel(output)[:4]} for {np.ravel(value)[:4]}"
             )

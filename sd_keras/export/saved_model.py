@@ -32,9 +32,11 @@ from sd_keras.export.parts import (
     new_path,
     probe_image,
 )
+from sd_keras.export.signatures import SignatureFunctions, signatures_of
 from sd_keras.export.warmup import CLASSIFY, CLASSIFY_METHOD, write_warmup
 from sd_keras.inference import ensemble_logits
 from sd_keras.inference.policy import check_exits, temperatures_of
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.models import sections
 from sd_keras.models.exits import exit_names
 
@@ -105,24 +107,27 @@ def saved_model(
         "about": about,
     }
     path = new_path(path)
+    # Served by the name of the folder that holds the versions.
+    name = path.absolute().parent.name if path.name.isdigit() else network.name
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "model"
     with atomic_directory(path) as aside:
-        _write(network, aside, _model_name(path, network), content)
+        _write(network, aside, name, content)
 
 
 def _write(network, folder, model_name, content):
     """Writes the SavedModel and what belongs to it into a new folder."""
-    import tensorflow as tf
-
-    from sd_keras.export.signatures import SignatureFunctions, signatures_of
-
     shape, policy = network.input_shape[1:], content["policy"]
     inference = inference_form(network)
     rule = policy.rule if policy else "max_probability"
-    scales = [content[name] for name in ("temperatures", "ensemble_weights")]
-    functions = SignatureFunctions(sections(inference), shape, rule, *scales)
-    arguments = [content[name] for name in ("class_names", "preprocessing", "max_pixels")]
     signatures = signatures_of(
-        functions, exit_names(network), policy and policy.thresholds, *arguments
+        SignatureFunctions(
+            sections(inference), shape, rule, content["temperatures"], content["ensemble_weights"]
+        ),
+        exit_names(network),
+        policy and policy.thresholds,
+        content["class_names"],
+        content["preprocessing"],
+        content["max_pixels"],
     )
     requests = requests_of(list(signatures), shape)
     verify(signatures, requests, network)
@@ -138,7 +143,7 @@ def _write(network, folder, model_name, content):
     extra.mkdir()
     card = model_card.card(network, model_name, content)
     texts = {
-        "model_card.json": model_card.as_json(card),
+        "model_card.json": json.dumps(card, indent=1, ensure_ascii=False) + "\n",
         "model_card.md": model_card.as_markdown(card),
         "class_names.txt": "\n".join(content["class_names"]) + "\n",
         "models.config": serving_configs.models_config(model_name, f"/models/{model_name}"),
@@ -150,7 +155,7 @@ def _write(network, folder, model_name, content):
 
 
 def _temperatures(temperatures, policy, exits):
-    """Returns a temperature per exit: the given, the policy's, or 1."""
+    """Returns a temperature per exit: the argument, the policy's, or 1."""
     if policy is None:
         return temperatures_of(temperatures, exits).tolist()
     if temperatures is not None and tuple(temperatures) != policy.temperatures:
@@ -161,19 +166,8 @@ def _temperatures(temperatures, policy, exits):
     return list(policy.temperatures)
 
 
-def _model_name(path, network):
-    """Returns the name to serve the model by: that of the folder that holds the versions."""
-    name = path.absolute().parent.name if path.name.isdigit() else network.name
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "model"
-
-
 def requests_of(names, shape):
-    """Returns pairs of a signature and its inputs by name: one image, and eight, of each.
-
-    Args:
-        names: of the signatures.
-        shape: `(h, w, c)` of the images.
-    """
+    """Returns pairs of a signature and its inputs by name: one image, and eight, of each."""
     image = probe_image(shape).astype("uint8")
     contents = _encoded(image[0]) if any(name.endswith("_bytes") for name in names) else None
     shallow = len([name for name in names if re.fullmatch(r"exit_\d+", name)]) - 1
@@ -194,13 +188,10 @@ def requests_of(names, shape):
 def verify(signatures, requests, network):
     """Raises RuntimeError unless all requests are answered, and the exits' as by the network.
 
-    Args:
-        signatures: concrete functions by name.
-        requests: of `requests_of`.
-        network: that was exported.
+    `signatures` are concrete functions by name.
     """
-    import tensorflow as tf
-
+    # A network of half precision answers otherwise than its float32 form, and may.
+    half = any("16" in layer.compute_dtype for layer in keras_internals.flatten_layers(network))
     outputs = None
     for name, inputs in requests:
         kinds = signatures[name].structured_input_signature[0]
@@ -210,19 +201,11 @@ def verify(signatures, requests, network):
             if outputs is None:
                 outputs = network(inputs["image"], training=False)
             expected = np.asarray(outputs[name]).astype("float32")
-            check_answers(answer, {"logits": expected}, _tolerance(network))
-
-
-def _tolerance(network):
-    """A network of half precision answers otherwise than its float32 form, and may."""
-    half = any("16" in layer.compute_dtype for layer in keras_internals.flatten_layers(network))
-    return None if half else TOLERANCE
+            check_answers(answer, {"logits": expected}, None if half else TOLERANCE)
 
 
 def _encoded(image):
     """Returns an image as a PNG file, and as a serialized tf.train.Example of that."""
-    import tensorflow as tf
-
     png = tf.io.encode_png(image).numpy()
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[png]))
     features = tf.train.Features(feature={"image/encoded": feature})

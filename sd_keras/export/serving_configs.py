@@ -28,18 +28,27 @@ def models_config(model_name, base_path, versions=1, labels=None):
     _check_name(model_name)
     if not re.match(r"/|\w+://", str(base_path)):
         raise ValueError(f"`base_path` must be absolute. Received: {str(base_path)!r}")
-    lines = [
-        f"name: {_text(model_name)}",
-        f"base_path: {_text(base_path)}",
-        'model_platform: "tensorflow"',
-        f"model_version_policy {{ {_policy(versions)} }}",
-        *(
-            f"version_labels {{ key: {_text(label)} value: {int(number)} }}"
-            for label, number in (labels or {}).items()
-        ),
-    ]
-    body = "\n".join(f"    {line}" for line in lines)
-    return f"model_config_list {{\n  config {{\n{body}\n  }}\n}}\n"
+    if isinstance(versions, int):
+        if versions < 1:
+            raise ValueError(f"`versions` must be at least 1. Received: {versions}")
+        policy = f"latest {{ num_versions: {versions} }}"
+    elif versions:
+        policy = f"specific {{ {' '.join(f'versions: {int(number)}' for number in versions)} }}"
+    else:
+        raise ValueError(f"`versions` must name at least one. Received: {versions!r}")
+    label_lines = "".join(
+        f"    version_labels {{ key: {_text(label)} value: {int(number)} }}\n"
+        for label, number in (labels or {}).items()
+    )
+    return f"""model_config_list {{
+  config {{
+    name: {_text(model_name)}
+    base_path: {_text(base_path)}
+    model_platform: "tensorflow"
+    model_version_policy {{ {policy} }}
+{label_lines}  }}
+}}
+"""
 
 
 def batching_config(
@@ -154,16 +163,6 @@ def _check_name(model_name):
         raise ValueError(
             f"`model_name` must be letters, digits, `_`, `.` and `-`. Received: {model_name!r}"
         )
-
-
-def _policy(versions):
-    if isinstance(versions, int):
-        if versions < 1:
-            raise ValueError(f"`versions` must be at least 1. Received: {versions}")
-        return f"latest {{ num_versions: {versions} }}"
-    if not versions:
-        raise ValueError(f"`versions` must name at least one. Received: {versions!r}")
-    return f"specific {{ {' '.join(f'versions: {int(number)}' for number in versions)} }}"
 
 
 def _text(value):

@@ -5,13 +5,13 @@ is stored once. TensorFlow inlines it where a signature runs, and drops the head
 the signature does not ask for.
 """
 
-import tensorflow as tf
 from keras import ops
 
 from sd_keras.export.encoded_images import CHANNELS, decoder
 from sd_keras.export.warmup import CLASSIFY
 from sd_keras.inference import ensemble_logits
 from sd_keras.inference.policy import rule_named
+from sd_keras.keras_internals import tensorflow as tf
 
 
 class SignatureFunctions:
@@ -48,12 +48,10 @@ class SignatureFunctions:
         return _answer(mean, mean)
 
     def early_exit(self, image, thresholds):
-        """Answers each image by the first exit that is sure enough.
+        """Answers each image, uint8 `(n, h, w, c)`, by the first exit that is sure enough.
 
-        Args:
-            image: uint8 `(n, h, w, c)`.
-            thresholds: `(n, exits - 1)` of at least 0, a row an image, so that a server may join
-                the requests of several clients.
+        `thresholds` is `(n, exits - 1)`: one row per image, so that a server may join the
+        requests of several clients.
         """
         shallow = len(self.sections) - 1
         message = f"`thresholds` must be float32 (n, {shallow}) of at least 0, a row an image"
@@ -79,20 +77,17 @@ class SignatureFunctions:
 
     def _all_logits(self, image, count):
         """Returns the logits of the first `count` exits."""
-        handed_on, found = [self._pixels(image)], []
+        handed_on, all_logits = [self._pixels(image)], []
         for section in self.sections[:count]:
             logits, handed_on = section(*handed_on)
-            found.append(logits)
-        return found
+            all_logits.append(logits)
+        return all_logits
 
     def _from(self, index, handed_on, thresholds, earlier):
         """Returns logits, exits and confidences of the rows that reach the section at an index.
 
-        Args:
-            index: of the section.
-            handed_on: tensors of these rows, from the section before.
-            thresholds: of these rows, `(n, exits - 1)`.
-            earlier: classes `(n, index)` that the exits before predicted; None at the first.
+        `thresholds` are those of these rows, `(n, exits - 1)`; `earlier` the classes `(n, index)`
+        that the exits before predicted, None at the first.
         """
         logits, handed_on = self.sections[index](*handed_on)
         # In double precision, as thresholds are chosen: near 1, float32 knows few numbers.
@@ -111,13 +106,10 @@ class SignatureFunctions:
 
         def deeper():
             rows = stays[:, 0]
-            given = [tf.gather(tensor, rows) for tensor in handed_on]
-            found = self._from(
-                index + 1, given, tf.gather(thresholds, rows), tf.gather(earlier, rows)
-            )
-            return tuple(
-                tf.tensor_scatter_nd_update(own, stays, other) for own, other in zip(here, found)
-            )
+            inputs = [tf.gather(tensor, rows) for tensor in handed_on]
+            others = (tf.gather(tensor, rows) for tensor in (thresholds, earlier))
+            below = self._from(index + 1, inputs, *others)
+            return tuple(tf.tensor_scatter_nd_update(a, stays, b) for a, b in zip(here, below))
 
         return tf.cond(tf.size(stays) > 0, deeper, lambda: here)
 
@@ -128,8 +120,8 @@ def _traced(section):
     takes_one = not isinstance(section.input, (list, tuple))
 
     @tf.function(input_signature=signature, autograph=False)
-    def run(*given):
-        outputs = section(given[0] if takes_one else list(given), training=False)
+    def run(*tensors):
+        outputs = section(tensors[0] if takes_one else list(tensors), training=False)
         return tf.cast(outputs["logits"], "float32"), list(outputs["handed_on"])
 
     return run
@@ -150,25 +142,23 @@ def _answer(logits, scaled):
 
 
 def signatures_of(answers, names, thresholds, class_names, preprocessing, max_pixels):
-    """Returns the TensorFlow functions of all signatures by name.
+    """Returns the concrete functions of all signatures by name.
 
-    Args:
-        answers: `SignatureFunctions`.
-        names: of the exits, shallow to deep.
-        thresholds: of early exit; None leaves out the signature that has its own.
-        class_names: one per class.
-        preprocessing, max_pixels: see `encoded_images.decoder`.
-
-    Returns:
-        A dict to concrete functions; those of encoded images for 1 or 3 channels only.
+    `thresholds` are those of early exit; None leaves out the signature that has its own.
+    Encoded images have signatures for 1 or 3 channels only.
     """
     pixels = tf.TensorSpec([None, *answers.shape], "uint8", name="image")
     contents = tf.TensorSpec([None], "string", name="image_bytes")
     levels = tf.TensorSpec([None, len(names) - 1], "float32", name="thresholds")
     plain = {name: answers.at_exit(index) for index, name in enumerate(names)}
+
+    def early_exit(image):
+        rows = tf.tile(tf.constant([thresholds], "float64"), [tf.shape(image)[0], 1])
+        return answers.early_exit(image, rows)
+
     plain |= {"serving_default": plain[names[-1]], "ensemble": answers.ensemble}
     if len(names) > 1 and thresholds is not None:
-        plain["early_exit"] = _with_thresholds(answers.early_exit, thresholds)
+        plain["early_exit"] = early_exit
     made = {name: (function, [pixels]) for name, function in plain.items()}
     if len(names) > 1:
         made["early_exit_with_thresholds"] = (answers.early_exit, [pixels, levels])
@@ -184,14 +174,6 @@ def signatures_of(answers, names, thresholds, class_names, preprocessing, max_pi
         name: tf.function(function, autograph=False).get_concrete_function(*inputs)
         for name, (function, inputs) in made.items()
     }
-
-
-def _with_thresholds(early_exit, thresholds):
-    def answer(image):
-        rows = tf.tile(tf.constant([thresholds], "float64"), [tf.shape(image)[0], 1])
-        return early_exit(image, rows)
-
-    return answer
 
 
 def _of_bytes(function, decode):

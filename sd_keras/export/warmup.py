@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+from sd_keras.keras_internals import tensorflow as tf
+
 FILE = pathlib.Path("assets.extra/tf_serving_warmup_requests")
 # TF Serving refuses to load a model with more.
 MOST_RECORDS = 1000
@@ -31,7 +33,7 @@ def write_warmup(saved_model_folder, requests, model_name):
     Raises:
         ValueError: if a request does not fit its signature, or there are too many.
     """
-    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
 
     folder = pathlib.Path(saved_model_folder)
     requests = list(requests)
@@ -39,7 +41,13 @@ def write_warmup(saved_model_folder, requests, model_name):
         raise ValueError(
             f"`requests` must be 1 to {MOST_RECORDS} pairs. Received: {len(requests)} pairs"
         )
-    signatures = _signatures(folder)
+    graph = folder / "saved_model.pb"
+    if not graph.exists():
+        raise ValueError(
+            f"`saved_model_folder` must hold saved_model.pb. Received: {str(folder)!r}"
+        )
+    (first, *_) = saved_model_pb2.SavedModel.FromString(graph.read_bytes()).meta_graphs
+    signatures = first.signature_def
     records = [_record(signatures, name, inputs, model_name) for name, inputs in requests]
     path = folder / FILE
     path.parent.mkdir(exist_ok=True)
@@ -50,18 +58,6 @@ def write_warmup(saved_model_folder, requests, model_name):
             writer.write(record)
     os.replace(aside, path)
     return path
-
-
-def _signatures(folder):
-    """Returns the SavedModel's SignatureDefs by name."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    path = folder / "saved_model.pb"
-    if not path.exists():
-        raise ValueError(
-            f"`saved_model_folder` must hold saved_model.pb. Received: {str(folder)!r}"
-        )
-    return saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs[0].signature_def
 
 
 def _record(signatures, name, inputs, model_name):
@@ -75,9 +71,23 @@ def _record(signatures, name, inputs, model_name):
         raise ValueError(
             f"`requests` must name signatures among {sorted(signatures)}. Received: {name!r}"
         )
-    tensors = _tensors(signatures[name], name, inputs)
+    signature, tensors = signatures[name], {}
+    if set(inputs) != set(signature.inputs):
+        raise ValueError(
+            f"`requests` must give {sorted(signature.inputs)} to signature {name!r}. "
+            f"Received: {sorted(inputs)}"
+        )
+    for key, info in signature.inputs.items():
+        shape = tf.TensorShape(info.tensor_shape)
+        tensors[key] = tf.make_tensor_proto(inputs[key], tf.as_dtype(info.dtype))
+        received = tf.TensorShape(tensors[key].tensor_shape)
+        if not shape.is_compatible_with(received):
+            raise ValueError(
+                f"`requests` must give {key!r} of signature {name!r} as {shape}. "
+                f"Received: {received}"
+            )
     model_spec = _field(1, _field(1, model_name.encode()) + _field(3, name.encode()))
-    if signatures[name].method_name == CLASSIFY_METHOD:
+    if signature.method_name == CLASSIFY_METHOD:
         examples = b"".join(_field(1, text) for text in tensors["inputs"].string_val)
         request = model_spec + _field(2, _field(1, examples))
         return _field(2, _field(1, request))
@@ -86,27 +96,6 @@ def _record(signatures, name, inputs, model_name):
         for key, tensor in tensors.items()
     )
     return _field(6, _field(1, model_spec + b"".join(entries)))
-
-
-def _tensors(signature, name, inputs):
-    """Returns the inputs as TensorProtos of the signature's types."""
-    import tensorflow as tf
-
-    if set(inputs) != set(signature.inputs):
-        raise ValueError(
-            f"`requests` must give {sorted(signature.inputs)} to signature {name!r}. "
-            f"Received: {sorted(inputs)}"
-        )
-    tensors = {}
-    for key, info in signature.inputs.items():
-        shape = tf.TensorShape(info.tensor_shape)
-        tensors[key] = tf.make_tensor_proto(inputs[key], tf.as_dtype(info.dtype))
-        given = tf.TensorShape(tensors[key].tensor_shape)
-        if not shape.is_compatible_with(given):
-            raise ValueError(
-                f"`requests` must give {key!r} of signature {name!r} as {shape}. Received: {given}"
-            )
-    return tensors
 
 
 def _field(number, payload):

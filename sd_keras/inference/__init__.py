@@ -2,10 +2,13 @@
 
 from sd_keras.inference.curves import Curve, curve, path_costs
 from sd_keras.inference.early_exit import Anytime, EarlyExit
-from sd_keras.inference.ensemble import ensemble_logits, fit_ensemble_weights
-from sd_keras.inference.outcome import Outcome, measure
-from sd_keras.inference.policy import RULES, Policy, confidences, decide
-from sd_keras.inference.temperature import fit_temperature, fit_temperatures
+from sd_keras.inference.ensemble import (
+    ensemble_logits,
+    fit_ensemble_weights,
+    fit_temperature,
+    fit_temperatures,
+)
+from sd_keras.inference.policy import RULES, Outcome, Policy, confidences, decide, measure
 from sd_keras.inference.thresholds import choose_thresholds
 
 __all__ = [

@@ -18,9 +18,6 @@ def exits_of(logits):
 
     Returns:
         A list of `(n, classes)`, in the precision they came in.
-
-    Raises:
-        ValueError: where sizes differ or do not fit, or for values that are not finite.
     """
     names, arrays = _named(logits)
     arrays = [keras.ops.convert_to_numpy(array) for array in arrays]
@@ -60,11 +57,7 @@ def _named(logits):
 
 
 def class_numbers(labels, rows, classes):
-    """Returns labels as an integer array `(n,)`.
-
-    Raises:
-        ValueError: unless they are `rows` class numbers 0…classes − 1, at least one.
-    """
+    """Returns labels as an integer array `(n,)`, if they are `rows` numbers below `classes`."""
     labels = np.asarray(labels)
     fits = labels.shape in ((rows,), (rows, 1)) and labels.dtype.kind in "iu"
     if not fits or not rows or labels.min() < 0 or labels.max() >= classes:
@@ -84,31 +77,26 @@ def per_exit(name, values, exits, smallest=0.0):
         values: a list, an array, or a dict from `exit_1 …` whose other names are left out.
         exits: how many.
         smallest: what each must be at least.
-
-    Raises:
-        ValueError: if they are not so many finite numbers.
     """
-    given = values
+    numbers = values
     if isinstance(values, dict):
-        values = [values.get(f"exit_{index}", np.nan) for index in range(1, exits + 1)]
-        extra = f"exit_{exits + 1}" in given
-        values += [np.nan] * extra
+        numbers = [values.get(f"exit_{index}", np.nan) for index in range(1, exits + 1)]
+        numbers += [np.nan] * (f"exit_{exits + 1}" in values)
     try:
-        array = np.asarray(values, "float64")
+        array = np.asarray(numbers, "float64")
     except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
     if array.shape != (exits,) or not (np.isfinite(array) & (array >= smallest)).all():
         raise ValueError(
             f"`{name}` must be finite numbers of at least {smallest:g}, one per exit ({exits}). "
-            f"Received: {name}={given!r}"
+            f"Received: {name}={values!r}"
         )
     return array
 
 
 def blocks(rows):
-    """Yields slices that cover so many rows."""
-    for start in range(0, rows, BLOCK):
-        yield slice(start, start + BLOCK)
+    """Returns slices that cover `rows` rows."""
+    return [slice(start, start + BLOCK) for start in range(0, rows, BLOCK)]
 
 
 def log_softmax(logits):
@@ -116,12 +104,3 @@ def log_softmax(logits):
     shifted = np.asarray(logits, "float64")
     shifted = shifted - shifted.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def true_log_probabilities(logits, labels):
-    """Log probability of the true class, `(n,)` float64."""
-    parts = [
-        log_softmax(logits[block])[np.arange(len(labels[block])), labels[block]]
-        for block in blocks(len(labels))
-    ]
-    return np.concatenate(parts)

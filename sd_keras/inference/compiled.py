@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from sd_keras.keras_internals import tensorflow as tf
+
 
 def compiled(model):
     """Compiles a model for inference with batches of any size.
@@ -17,8 +19,14 @@ def compiled(model):
         A function from a list of arrays or tensors to what the model returns, in tensors.
         Under jax it compiles once for each number of rows, else once.
     """
-    by_backend = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}
-    run = by_backend[keras.config.backend()](model)
+    if keras.config.backend() == "tensorflow":
+        run = _by_tensorflow(model)
+    elif keras.config.backend() == "jax":
+        run = _by_jax(model)
+    else:
+        import torch
+
+        run = torch.no_grad()(lambda tensors: model(tensors, training=False))
     return lambda tensors: run(keras.tree.pack_sequence_as(model.input, tensors))
 
 
@@ -55,21 +63,17 @@ def predict(model, images, batch_size=256):
 
 
 def _by_tensorflow(model):
-    import tensorflow as tf
-
-    def specification(tensor):
-        return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
-
-    shapes = keras.tree.map_structure(specification, model.input)
+    shapes = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), model.input
+    )
     # One graph for any number of rows. Calls of the tf.function itself would warn of retracing
     # where a network has several sections, whose functions TensorFlow takes for one.
     function = tf.function(lambda tensors: model(tensors, training=False))
     function = function.get_concrete_function(shapes)
 
-    def run(tensors):
-        return function(keras.tree.map_structure(lambda t, s: tf.cast(t, s.dtype), tensors, shapes))
-
-    return run
+    return lambda tensors: function(
+        keras.tree.map_structure(lambda t, s: tf.cast(t, s.dtype), tensors, shapes)
+    )
 
 
 def _by_jax(model):
@@ -84,23 +88,3 @@ def _by_jax(model):
         return function(*([v.value for v in each] for each in variables), tensors)
 
     return run
-
-
-def _by_torch(model):
-    import torch
-
-    def run(tensors):
-        with torch.no_grad():
-            return model(tensors, training=False)
-
-    return run
-
-
-def padded_count(rows, most):
-    """Returns how many rows to compute so that `rows` of them are had.
-
-    Under jax a power of two, at most `most`, lest each number of rows be compiled.
-    """
-    if keras.config.backend() != "jax":
-        return rows
-    return min(1 << (rows - 1).bit_length(), most)

@@ -54,9 +54,6 @@ class Curve:
 def curve(logits, labels, costs, rule="max_probability", temperatures=None):
     """Sweeps the thresholds and keeps the best: accuracy against average cost.
 
-    All combinations of a grid of thresholds are tried, then each threshold alone on a finer
-    one.
-
     Args:
         logits: `{"exit_1": (n, classes), …}`, `(C, n, classes)` or a list; C at most 16.
         labels: class numbers `(n,)`.
@@ -117,9 +114,6 @@ def best_thresholds(confidence, correct, costs):
 
     Returns:
         A `Front`, by rising cost and rising accuracy.
-
-    Raises:
-        ValueError: for more than `MOST_EXITS` exits.
     """
     if len(correct) > MOST_EXITS:
         raise ValueError(
@@ -128,14 +122,16 @@ def best_thresholds(confidence, correct, costs):
     count = int(COMBINATIONS ** (1 / max(1, len(confidence)))) - 2
     front = _of_grid(confidence, correct, costs, [levels(c, count) for c in confidence])
     fine = [levels(c, FINE_STEPS) for c in confidence]
-    bins = [_bins(c, own) for c, own in zip(confidence, fine)]
+    bins = [_bins(c, grid) for c, grid in zip(confidence, fine)]
     for _ in range(ROUNDS):
         chosen = np.unique(np.linspace(0, len(front.cost) - 1, STARTS).astype(int))
         found = [front]
         for start in front.thresholds[chosen]:
             for index in range(len(confidence)):
                 found.append(_moved(confidence, correct, costs, start, index, fine, bins))
-        front = _pareto(*(np.concatenate(parts) for parts in zip(*found)))
+        merged = Front(*(np.concatenate(parts) for parts in zip(*found)))
+        best = _pareto_indices(merged.accuracy, merged.cost)
+        front = Front(*(part[best] for part in merged))
     return front
 
 
@@ -158,9 +154,9 @@ def levels(confidence, count):
     return np.concatenate([[0.0], np.where(middle > low, middle, high), [np.inf]])
 
 
-def _bins(confidence, own_levels):
+def _bins(confidence, grid):
     """Number of levels that each row reaches, 1…len(levels) − 1: it leaves at those before."""
-    return np.searchsorted(own_levels, confidence, side="right")
+    return np.searchsorted(grid, confidence, side="right")
 
 
 def _of_grid(confidence, correct, costs, grids):
@@ -199,33 +195,23 @@ def _moved(confidence, correct, costs, start, index, fine, bins):
     rows = np.flatnonzero(~leaves[:index].any(axis=0))
     deeper = np.vstack([leaves[index + 1 :, rows], np.ones(len(rows), bool)])
     onward = index + 1 + deeper.argmax(axis=0)
-    steps, own = fine[index], bins[index][rows]
+    steps, reached = fine[index], bins[index][rows]
     gain = correct[index, rows] - correct[onward, rows].astype("float64")
     saved = costs[index] - costs[onward]
-    right, spent = _totals(leaves, correct, costs, index, rows, onward)
-    right = right + _at_least(own, gain, len(steps))
-    spent = spent + _at_least(own, saved, len(steps))
+    # Right answers and cost if no row left at this exit.
+    used = np.vstack([leaves, np.ones(leaves.shape[1], bool)]).argmax(axis=0)
+    used[rows] = onward
+    right = correct[used, np.arange(len(used))].sum() + _at_least(reached, gain, len(steps))
+    spent = costs[used].sum() + _at_least(reached, saved, len(steps))
     thresholds = np.repeat(start[None], len(steps), axis=0)
     thresholds[:, index] = steps
     return Front(thresholds, right / correct.shape[1], spent / correct.shape[1])
-
-
-def _totals(leaves, correct, costs, index, rows, onward):
-    """Sums right answers and cost if no row left at the exit of that index."""
-    used = np.vstack([leaves, np.ones(leaves.shape[1], bool)]).argmax(axis=0)
-    used[rows] = onward
-    return correct[used, np.arange(len(used))].sum(), costs[used].sum()
 
 
 def _at_least(bins, weight, count):
     """Sums the weight of the rows that leave at each of `count` levels."""
     sums = np.bincount(bins, weight, count)
     return sums.sum() - sums.cumsum()
-
-
-def _pareto(thresholds, accuracy, cost):
-    chosen = _pareto_indices(accuracy, cost)
-    return Front(thresholds[chosen], accuracy[chosen], cost[chosen])
 
 
 def _pareto_indices(accuracy, cost):

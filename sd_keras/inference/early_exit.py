@@ -4,11 +4,12 @@ import collections
 import statistics
 import time
 
+import keras
 import numpy as np
 from keras import ops
 
 from sd_keras.inference.arrays import log_softmax
-from sd_keras.inference.compiled import compiled, padded_count
+from sd_keras.inference.compiled import compiled
 from sd_keras.inference.policy import check_exits
 from sd_keras.models.exits import exit_names
 from sd_keras.models.sections import sections as _sections
@@ -71,25 +72,17 @@ class EarlyExit:
             earlier = np.concatenate([earlier, own.argmax(axis=1)[:, None]], axis=1)[stay]
             rows = rows[stay]
             tensors = _gathered(outputs["handed_on"], stay, count)
-        return self._answer(logits, used, sure)
+        scaled = logits / self.temperatures[used - 1][:, None]
+        probabilities = np.exp(log_softmax(scaled)).astype("float32")
+        return {"logits": logits, "probabilities": probabilities, "exit": used, "confidence": sure}
 
     def predict(self, images, batch_size=256):
-        """Answers images batch by batch; arguments and result as of a call.
-
-        Args:
-            images: `(n, h, w, c)`, raw pixels.
-            batch_size: images per batch, at least 1.
-        """
+        """Answers images batch by batch, at least 1 image each; the result is that of a call."""
         if not batch_size >= 1:
             raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
         starts = range(0, max(len(images), 1), batch_size)
         parts = [self(images[start : start + batch_size]) for start in starts]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _answer(self, logits, used, sure):
-        scaled = logits / self.temperatures[used - 1][:, None]
-        probabilities = np.exp(log_softmax(scaled)).astype("float32")
-        return {"logits": logits, "probabilities": probabilities, "exit": used, "confidence": sure}
 
 
 class Anytime:
@@ -134,11 +127,17 @@ class Anytime:
             ValueError: for images of another size, or logits that are not finite.
         """
         start = now = self.clock()
-        tensors = [self._checked(images)]
-        count = len(tensors[0])
+        images = checked_images(images, tuple(self.input.shape[1:]))
+        if not len(images):
+            raise ValueError(
+                f"`images` must hold at least one. Received: images of shape {images.shape}"
+            )
+        tensors, count = [images], len(images)
         for index, section in enumerate(self.sections):
-            if index and deadline is not None and not self._in_time(index, count, deadline - now):
-                break
+            if index and deadline is not None:
+                seconds = self.expected(index, count)
+                if seconds is None or not seconds * (1 + self.slack) <= deadline - now:
+                    break
             outputs = section(tensors)
             # The clock is read once the answer has come to the host.
             logits, reached = finite_logits(outputs["logits"], index), index + 1
@@ -185,37 +184,27 @@ class Anytime:
         size = next((size for size in known if size >= count), known[-1])
         return statistics.median(self.times[index][size]) * max(1.0, count / size)
 
-    def _in_time(self, index, count, left):
-        expected = self.expected(index, count)
-        return expected is not None and expected * (1 + self.slack) <= left
-
-    def _checked(self, images):
-        images = checked_images(images, tuple(self.input.shape[1:]))
-        if not len(images):
-            raise ValueError(
-                f"`images` must hold at least one. Received: images of shape {images.shape}"
-            )
-        return images
-
 
 def _gathered(tensors, stay, count):
-    """Returns the rows that stay of each tensor, with as many more as `padded_count` wants."""
+    """Returns the rows that stay of each tensor, at most `count`.
+
+    Under jax the number of rows is a power of two, to avoid recompiling for every size.
+    """
     if not len(stay):
         return []
-    stay = np.pad(stay, (0, padded_count(len(stay), count) - len(stay)), mode="edge")
+    if keras.config.backend() == "jax":
+        padded = min(1 << (len(stay) - 1).bit_length(), count)
+        stay = np.pad(stay, (0, padded - len(stay)), mode="edge")
     stay = stay.astype("int32")
     return [ops.take(tensor, stay, axis=0) for tensor in tensors]
 
 
 def checked_images(images, input_shape):
-    """Returns images as an array.
-
-    Raises:
-        ValueError: unless they are of a network's size.
-    """
+    """Returns images of a network's size as an array."""
     images = ops.convert_to_numpy(images)
-    own = images.shape[1:]
-    fits = len(own) == len(input_shape) and all(a in (None, b) for a, b in zip(input_shape, own))
+    shape = images.shape[1:]
+    fits = len(shape) == len(input_shape)
+    fits = fits and all(a in (None, b) for a, b in zip(input_shape, shape))
     if images.ndim < 2 or not fits:
         raise ValueError(
             f"`images` must be of shape (n, {', '.join(map(str, input_shape))}). "
@@ -225,14 +214,13 @@ def checked_images(images, input_shape):
 
 
 def finite_logits(logits, index):
-    """Returns the logits of the exit of that index as an array.
+    """Returns the logits of the exit of that index as an array of finite numbers.
 
-    Raises:
-        ValueError: unless they are finite: NaN is below every threshold, and no answer either.
+    NaN is below every threshold, and no answer either.
     """
     logits = ops.convert_to_numpy(logits)
-    if not np.isfinite(logits).all():
-        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(bad):
         raise ValueError(
             f"`network` must give finite logits. Received: exit_{index + 1} with {len(bad)} rows "
             "that are not"

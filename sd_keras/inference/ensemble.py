@@ -1,13 +1,22 @@
-"""The exits together: their mean, and weights for it."""
+"""The exits together: their mean, weights for it, and temperatures of their probabilities."""
 
 import math
+import warnings
 
 import numpy as np
 from keras import ops
 
-from sd_keras.inference.arrays import class_numbers, exits_of, per_exit, true_log_probabilities
+from sd_keras.inference.arrays import (
+    blocks,
+    class_numbers,
+    exits_of,
+    log_softmax,
+    per_exit,
+)
 
 MEANS = ("probabilities", "logits")
+# Temperatures beyond which no further likelihood is worth having: the data do not hold the minimum.
+BOUNDS = (0.05, 20.0)
 
 
 def ensemble_logits(logits, weights=None, of="probabilities"):
@@ -64,7 +73,11 @@ def fit_ensemble_weights(logits, labels, tolerance=1e-6, steps=20_000):
     """
     exits = exits_of(logits)
     labels = class_numbers(labels, *exits[0].shape)
-    likelihood = np.stack([true_log_probabilities(z, labels) for z in exits])
+    rows = np.arange(len(labels))
+    likelihood = np.empty((len(exits), len(labels)))
+    for z, row in zip(exits, likelihood):
+        for block in blocks(len(labels)):
+            row[block] = log_softmax(z[block])[rows[: len(z[block])], labels[block]]
     # Only ratios within a row matter, and these cannot all underflow.
     likelihood = np.exp(likelihood - likelihood.max(axis=0))
     weights = np.full(len(exits), 1 / len(exits))
@@ -75,3 +88,68 @@ def fit_ensemble_weights(logits, labels, tolerance=1e-6, steps=20_000):
             break
         weights = weights * ratios
     return tuple(float(weight) for weight in weights / weights.sum())
+
+
+def fit_temperature(logits, labels, bounds=BOUNDS):
+    """Finds the temperature of least cross entropy (Guo et al. 2017, section 4.2).
+
+    The cross entropy of softmax(logits / T) is convex in 1 / T; its minimum is found to 1e-9.
+
+    Args:
+        logits: `(n, classes)` of one exit; held-out images.
+        labels: class numbers `(n,)`.
+        bounds: smallest and largest temperature. Where every row is classified rightly the
+            cross entropy falls for ever as T goes to 0, and where logits tell nothing as T
+            goes to infinity; the bound is returned then, with a warning.
+
+    Returns:
+        The temperature, a float.
+
+    Raises:
+        ValueError: for logits, labels or bounds that do not fit.
+    """
+    from scipy import optimize
+
+    (logits,) = exits_of([logits])
+    labels = class_numbers(labels, *logits.shape)
+    try:
+        smallest, largest = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        smallest = largest = 0.0
+    if not 0 < smallest < largest < np.inf:
+        raise ValueError(
+            f"`bounds` must be two temperatures 0 < smallest < largest. Received: bounds={bounds!r}"
+        )
+    low, high = 1 / largest, 1 / smallest
+    for inverse, bound, why in (
+        (low, largest, "the logits tell next to nothing about the labels"),
+        (high, smallest, "next to every row is classified rightly"),
+    ):
+        slope = _slope(inverse, logits, labels)
+        if slope >= 0 if inverse == low else slope <= 0:
+            warnings.warn(
+                f"the temperature is at its bound {bound:g}: {why}", RuntimeWarning, stacklevel=2
+            )
+            return bound
+    return float(1 / optimize.brentq(_slope, low, high, (logits, labels), rtol=1e-9))
+
+
+def fit_temperatures(logits, labels, bounds=BOUNDS):
+    """Fits the temperature of each exit by `fit_temperature`.
+
+    `logits` is `{"exit_1": (n, classes), …}`, `(C, n, classes)` or a list. Returns a tuple of C
+    floats, shallow to deep, as `Policy` takes them.
+    """
+    return tuple(fit_temperature(exit_logits, labels, bounds) for exit_logits in exits_of(logits))
+
+
+def _slope(inverse, logits, labels):
+    """Derivative of the mean cross entropy with respect to 1 / T, which only rises."""
+    slope = 0.0
+    for block in blocks(len(labels)):
+        z = logits[block].astype("float64")
+        z -= z[np.arange(len(z)), labels[block]][:, None]
+        scaled = inverse * z
+        p = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        slope += ((p * z).sum(axis=1) / p.sum(axis=1)).sum()
+    return slope / len(labels)

@@ -1,4 +1,4 @@
-"""A policy: how sure each exit is, and which row leaves where.
+"""A policy: how sure each exit is, which row leaves where, and what that comes to.
 
 A rule is called with `(logits, earlier, ops)`: the logits `(n, classes)` of an exit, divided by
 its temperature; the classes `(n, k − 1)` that the exits before it predicted, or None at the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sd_keras.inference.arrays import blocks, exits_of, per_exit
+from sd_keras.inference.arrays import blocks, class_numbers, exits_of, per_exit
 
 SMALLEST_TEMPERATURE = 1e-6
 # What `decide` returns: exits, 1 for exit_1, and how sure these were; both (n,).
@@ -66,11 +66,7 @@ RULES = {
 
 
 def rule_named(name):
-    """Returns the function of a rule.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+    """Returns the function of a rule."""
     if not isinstance(name, str) or name not in RULES:
         raise ValueError(f"`rule` must be one of {tuple(RULES)}. Received: rule={name!r}")
     return RULES[name]
@@ -117,8 +113,8 @@ def predictions(exits):
 
 def temperatures_of(temperatures, exits):
     """Returns a positive temperature per exit, `(exits,)` float64."""
-    given = [1.0] * exits if temperatures is None else temperatures
-    return per_exit("temperatures", given, exits, SMALLEST_TEMPERATURE)
+    temperatures = [1.0] * exits if temperatures is None else temperatures
+    return per_exit("temperatures", temperatures, exits, SMALLEST_TEMPERATURE)
 
 
 def _probabilities(logits, ops):
@@ -147,7 +143,17 @@ class Policy:
 
     def __post_init__(self):
         rule_named(self.rule)
-        thresholds = _thresholds(self.thresholds)
+        try:
+            values = [np.inf if each is None else each for each in self.thresholds]
+            real = all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values)
+            thresholds = tuple(float(value) for value in values) if real else (np.nan,)
+        except (TypeError, OverflowError):
+            thresholds = (np.nan,)
+        if not all(value >= 0 for value in thresholds):
+            raise ValueError(
+                "`thresholds` must be numbers of at least 0, one per shallow exit, or None where "
+                f"no row is to leave. Received: thresholds={self.thresholds!r}"
+            )
         temperatures = temperatures_of(self.temperatures, len(thresholds) + 1)
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "temperatures", tuple(temperatures.tolist()))
@@ -168,11 +174,7 @@ class Policy:
 
     @classmethod
     def from_dict(cls, content):
-        """Makes a policy of what `to_dict` returned.
-
-        Raises:
-            ValueError: for missing, other or wrong entries.
-        """
+        """Makes a policy of what `to_dict` returned."""
         names = {"rule", "thresholds", "temperatures"}
         if not isinstance(content, dict) or set(content) != names:
             received = sorted(content) if isinstance(content, dict) else content
@@ -184,35 +186,20 @@ class Policy:
     def confidence(self, index, logits, earlier):
         """Confidence `(n,)` of the exit of that index, 0 for exit_1.
 
-        Args:
-            index: of the exit.
-            logits: `(n, classes)`, NumPy.
-            earlier: classes `(n, index)` that the exits before it predicted.
+        `logits` is `(n, classes)`, NumPy; `earlier` the classes `(n, index)` that the exits
+        before it predicted.
         """
-        rule = rule_named(self.rule)
-        return exit_confidence(rule, logits, earlier, self.temperatures[index])
+        return exit_confidence(RULES[self.rule], logits, earlier, self.temperatures[index])
 
     def leaves(self, index, confidence):
-        """Tells which rows leave at the exit of that index."""
+        """Returns which rows leave at the exit of that index."""
         if index == len(self.thresholds):
             return np.ones(len(confidence), bool)
         return confidence >= self.thresholds[index]
 
-
-def _thresholds(thresholds):
-    """Returns thresholds as a tuple of floats."""
-    try:
-        values = [np.inf if each is None else each for each in thresholds]
-        are_numbers = all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values)
-        floats = tuple(float(value) for value in values) if are_numbers else (np.nan,)
-    except (TypeError, OverflowError):
-        floats = (np.nan,)
-    if not all(value >= 0 for value in floats):
-        raise ValueError(
-            "`thresholds` must be numbers of at least 0, one per shallow exit, or None where no "
-            f"row is to leave. Received: thresholds={thresholds!r}"
-        )
-    return floats
+    def first_exits(self, confidence):
+        """Returns the index `(n,)` of the exit at which each row leaves, of `(C, n)`."""
+        return np.argmax([self.leaves(k, each) for k, each in enumerate(confidence)], axis=0)
 
 
 def decide(logits, policy):
@@ -230,17 +217,10 @@ def decide(logits, policy):
     """
     exits = exits_of(logits)
     check_exits(policy, len(exits))
-    rows = np.arange(len(exits[0]))
-    used, sure = np.zeros(len(rows), "int64"), np.zeros(len(rows))
-    earlier = np.empty((len(rows), 0), "int64")
-    for index, z in enumerate(exits):
-        own = z[rows]
-        confidence = policy.confidence(index, own, earlier)
-        leaves = policy.leaves(index, confidence)
-        used[rows[leaves]], sure[rows[leaves]] = index + 1, confidence[leaves]
-        earlier = np.concatenate([earlier, own.argmax(axis=1)[:, None]], axis=1)[~leaves]
-        rows = rows[~leaves]
-    return Decision(used, sure)
+    confidence = confidences(exits, policy.rule, policy.temperatures)
+    used = policy.first_exits(confidence)
+    sure = confidence[used, np.arange(len(used))].astype("float64")
+    return Decision(used + 1, sure)
 
 
 def check_exits(policy, exits):
@@ -250,3 +230,108 @@ def check_exits(policy, exits):
             f"`policy` must be a Policy of {exits - 1} thresholds for {exits} exits. "
             f"Received: policy={policy!r}"
         )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy comes to on labelled images.
+
+    Attributes:
+        policy: the `Policy`.
+        accuracy: share of rows answered rightly.
+        deepest_accuracy: the same of the deepest exit alone.
+        drop: deepest_accuracy − accuracy.
+        drop_standard_error: of the drop, which is paired: both answer the same rows. Half a
+            row is added to each cell of the table of who is right (Agresti & Min 2005), so
+            that few rows without a difference do not count as proof.
+        cost: average, in the unit of the costs.
+        cost_standard_error: of that.
+        shares: of the rows that leave at each exit, a tuple of C.
+        lost, won: numbers of rows that only the deepest exit, or only the policy, gets right.
+        rows: number of all rows.
+    """
+
+    policy: Policy
+    accuracy: float
+    deepest_accuracy: float
+    drop: float
+    drop_standard_error: float
+    cost: float
+    cost_standard_error: float
+    shares: tuple
+    lost: int
+    won: int
+    rows: int
+
+    @property
+    def is_exact(self):
+        """Whether no row can leave early, so that drop and cost are known, not estimated."""
+        return not np.isfinite(self.policy.thresholds).any()
+
+    def drop_is_below(self, limit, errors):
+        """Tests whether the drop on new rows is at most `limit`.
+
+        The score test of a difference of two shares of the same rows (Tango 1998), with half a
+        row against the promise since counts are whole: plain standard errors are too small
+        where few rows differ.
+
+        Args:
+            limit: share of 1, above −1 and below 1.
+            errors: quantile of the normal distribution for the confidence level; 0 takes the
+                rows as they come.
+        """
+        if self.is_exact or errors == 0:
+            return self.drop <= limit
+        linear = (2 * self.rows - self.lost + self.won) * limit - self.lost - self.won
+        root = np.sqrt(linear**2 + 8 * self.rows * self.won * limit * (1 - limit))
+        won = (root - linear) / (4 * self.rows)  # share that a drop of `limit` makes likeliest
+        error = np.sqrt(max(0.0, self.rows * (2 * won + limit * (1 - limit))))
+        surplus = self.lost - self.won + 0.5 - self.rows * limit
+        return bool(surplus <= -errors * error and surplus < 0)
+
+    def cost_is_below(self, limit, errors):
+        """Tests whether the average cost on new rows is at most `limit`; arguments alike."""
+        error = 0.0 if self.is_exact else self.cost_standard_error
+        return self.cost + errors * error <= limit
+
+
+def measure(logits, labels, costs, policy):
+    """Returns the `Outcome` of a policy for C exits; other arguments are those of `curve`."""
+    return next(measures(logits, labels, costs, [policy]))
+
+
+def measures(logits, labels, costs, policies):
+    """Yields the `Outcome` of policies that share rule and temperatures, measured once."""
+    exits = exits_of(logits)
+    labels = class_numbers(labels, *exits[0].shape)
+    costs = per_exit("costs", costs, len(exits))
+    check_exits(policies[0], len(exits))
+    correct = predictions(exits) == labels
+    sure = confidences(exits, policies[0].rule, policies[0].temperatures)
+    for policy in policies:
+        yield _outcome(policy, policy.first_exits(sure), correct, costs)
+
+
+def _outcome(policy, used, correct, costs):
+    rows = len(used)
+    right, deepest = correct[used, np.arange(rows)], correct[-1]
+    counts = np.bincount(used, minlength=len(costs))
+    spent = costs[used]
+    lost, won = int((deepest & ~right).sum()), int((right & ~deepest).sum())
+    drop_error = 0.0
+    if counts[-1] < rows:  # half a row more in each cell: see `Outcome`
+        drop_error = np.sqrt(lost + won + 1 - (lost - won) ** 2 / (rows + 2)) / (rows + 2)
+    return Outcome(
+        policy=policy,
+        accuracy=float(right.mean()),
+        deepest_accuracy=float(deepest.mean()),
+        drop=float(deepest.mean() - right.mean()),
+        drop_standard_error=float(drop_error),
+        cost=float(spent.mean()),
+        # With two rows more, at the ends, so that rows that all leave at one exit are no proof.
+        cost_standard_error=float(np.append(spent, costs[[0, -1]]).std() / rows**0.5),
+        shares=tuple((counts / rows).tolist()),
+        lost=lost,
+        won=won,
+        rows=rows,
+    )

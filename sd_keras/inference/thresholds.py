@@ -12,8 +12,7 @@ import numpy as np
 
 from sd_keras.inference.arrays import class_numbers, exits_of
 from sd_keras.inference.curves import curve
-from sd_keras.inference.outcome import measures
-from sd_keras.inference.policy import Policy
+from sd_keras.inference.policy import Policy, measures
 
 # Policies that are tested one after the other. Neighbours of more would hardly differ.
 TESTED = 200
@@ -54,17 +53,18 @@ def choose_thresholds(
     confidence_level = confidence_level or None
     exits = exits_of(logits)
     labels = class_numbers(labels, *exits[0].shape)
-    search, proof = _halves(len(labels), confidence_level, seed)
+    search = proof = np.arange(len(labels))
+    if confidence_level is not None:
+        if len(labels) < 2:
+            raise ValueError(
+                f"`labels` must be of at least 2 rows, for two halves. Received: {len(labels)} rows"
+            )
+        order = np.random.default_rng(seed).permutation(len(labels))
+        search, proof = (np.sort(half) for half in np.split(order, [len(labels) // 2]))
     swept = curve([z[search] for z in exits], labels[search], costs, rule, temperatures)
     policies = _from_the_safest(swept, max_drop, confidence_level)
     outcomes = measures([z[proof] for z in exits], labels[proof], costs, policies)
-    return _last_that_keeps(outcomes, max_drop, max_cost, confidence_level)
-
-
-def _last_that_keeps(outcomes, max_drop, max_cost, confidence_level):
-    """Returns the outcome before the first that breaks the promise."""
-    level = 0.5 if confidence_level is None else confidence_level
-    errors = statistics.NormalDist().inv_cdf(level)
+    errors = statistics.NormalDist().inv_cdf(confidence_level or 0.5)
     # Where both are asked for, the order is that of the drop, and the cost is looked at last.
     cost = max_cost if max_drop is None else None
     last = None
@@ -74,7 +74,13 @@ def _last_that_keeps(outcomes, max_drop, max_cost, confidence_level):
             break
         last = nearest = outcome
     if last is None or not _keeps(last, max_drop, max_cost, errors):
-        raise _out_of_reach(nearest, max_drop, max_cost, errors)
+        drop = nearest.drop + errors * nearest.drop_standard_error
+        cost = nearest.cost + errors * nearest.cost_standard_error
+        raise ValueError(
+            "`max_drop` and `max_cost` must be within reach. The nearest policy has a drop of "
+            f"{nearest.drop:.4f} ({drop:.4f} with its margin) and costs {nearest.cost:g} "
+            f"({cost:g} with its margin). Received: max_drop={max_drop!r}, max_cost={max_cost!r}"
+        )
     return last
 
 
@@ -119,18 +125,6 @@ def explain_no_early_exit(shares, drops, confidence_level, rows):
     )
 
 
-def _halves(rows, confidence_level, seed):
-    """Returns the rows that give the curve and those that its policies are tested on."""
-    if confidence_level is None:
-        return np.arange(rows), np.arange(rows)
-    if rows < 2:
-        raise ValueError(
-            f"`labels` must be of at least 2 rows, for two halves. Received: {rows} rows"
-        )
-    order = np.random.default_rng(seed).permutation(rows)
-    return np.sort(order[: rows // 2]), np.sort(order[rows // 2 :])
-
-
 def _from_the_safest(swept, max_drop, confidence_level):
     """Returns the policies of a curve in the order in which they are tested."""
     count = len(swept.cost)
@@ -146,16 +140,6 @@ def _from_the_safest(swept, max_drop, confidence_level):
 
 
 def _keeps(outcome, max_drop, max_cost, errors):
-    """Tells whether a policy is known to keep the promise, to so many standard errors."""
+    """Returns whether a policy is known to keep the promise, by `errors` standard errors."""
     keeps_drop = max_drop is None or outcome.drop_is_below(max_drop, errors)
     return keeps_drop and (max_cost is None or outcome.cost_is_below(max_cost, errors))
-
-
-def _out_of_reach(nearest, max_drop, max_cost, errors):
-    drop = nearest.drop + errors * nearest.drop_standard_error
-    cost = nearest.cost + errors * nearest.cost_standard_error
-    return ValueError(
-        "`max_drop` and `max_cost` must be within reach. The nearest policy has a drop of "
-        f"{nearest.drop:.4f} ({drop:.4f} with its margin) and costs {nearest.cost:g} ({cost:g} "
-        f"with its margin). Received: max_drop={max_drop!r}, max_cost={max_cost!r}"
-    )

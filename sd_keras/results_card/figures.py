@@ -7,7 +7,7 @@ import numpy as np
 
 from sd_keras import analysis, inference
 from sd_keras.inference.compiled import predict
-from sd_keras.inference.outcome import measures
+from sd_keras.inference.policy import measures
 from sd_keras.models.exits import exit_names
 
 MAX_DROPS = (0.0, 0.005, 0.01, 0.02)
