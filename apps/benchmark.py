@@ -126,7 +126,7 @@ def settings_of(name):
 
 def chosen_benchmarks(words):
     """Returns the benchmarks asked for, in their order; ends the program for a wrong request."""
-    asked, received = set(words), f"Received: {' '.join(words) or None}"
+    asked, received = set(words), f"Received: {sorted(set(words))}"
     if not asked or not asked <= {*BENCHMARKS, "all"}:
         raise SystemExit(f"what to measure must be of: {', '.join(BENCHMARKS)}, all. {received}")
     for name in ("workers", "device"):
