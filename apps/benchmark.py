@@ -1,4 +1,4 @@
-r"""Measures how fast sd_keras is, each figure next to the bar it has to reach.
+"""Measures how fast sd_keras is, each figure next to the bar it has to reach.
 
     python apps/benchmark.py all --output=results.json
     python apps/benchmark.py steps --model=resnet18 --batch_size=64 --num_classes=100
@@ -34,16 +34,9 @@ fastest calls. The report says how many cores other programs kept busy. The bars
 default settings. All but `device` run on the CPU, in mixed_bfloat16 only where it has AVX512-BF16,
 unless --precision is set.
 
-To add a benchmark, write a function in a module of apps/benchmarks that takes the `Settings`
-below and yields rows made by `harness.time_ratio`, `speed_ratio` or `figure`, or a str as a note:
-
-    def pooling(settings):
-        \"\"\"Our pooling against Keras's.\"\"\"
-        seconds = interleave({"ours": ours, "keras": theirs}, settings.repeats)
-        yield time_ratio("pooling, ours / Keras's", seconds, "ours", "keras", bar="<= 1.0")
-
-and add a line to BENCHMARKS and to the list above. What needs a process of its own for each side
-is a `harness.WorkerProcess`; see `imagenet.workers`.
+To add a benchmark, write a function in a module of apps/benchmarks that takes what `settings_of`
+returns and yields rows made by `harness.ratio` or `figure`, or a str as a note, and add a line to
+BENCHMARKS and to the list above.
 """
 
 import datetime
@@ -133,7 +126,7 @@ def settings_of(name):
 
 def chosen_benchmarks(words):
     """Returns the benchmarks asked for, in their order; ends the program for a wrong request."""
-    asked, received = set(words), f"Received: {' '.join(words) or None}"
+    asked, received = set(words), f"Received: {sorted(set(words))}"
     if not asked or not asked <= {*BENCHMARKS, "all"}:
         raise SystemExit(f"what to measure must be of: {', '.join(BENCHMARKS)}, all. {received}")
     for name in ("workers", "device"):

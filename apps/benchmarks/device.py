@@ -19,6 +19,7 @@ from benchmarks.harness import (
     interleave,
     ratio,
     result_of,
+    speed_figures,
     take_turns,
 )
 from machine import accelerators
@@ -67,6 +68,8 @@ def device(settings):
         yield f"torch is left out: {reason}"
         del sides["torch"]
     yield f"epochs of {steps} steps of {settings.batch_size} images"
+    shape = {key: getattr(settings, key) for key in ("model", "num_classes", "batch_size")}
+    shape |= {"steps": steps, "block": block}
     for precision in settings.precision:
         peaks = [peak(side, precision) for side in sides]
         has_bars = BAR_DEVICE in peaks[0]["device"] and not settings.chosen
@@ -88,9 +91,8 @@ def device(settings):
                     variables = ENVIRONMENT | {
                         "TORCHINDUCTOR_CACHE_DIR": f"{caches}/{side}-{method}"
                     }
-                    work = {key: getattr(settings, key) for key in ("model", "num_classes")}
-                    work |= {"batch_size": settings.batch_size, "steps": steps, "block": block}
-                    work |= {"method": method, "precision": precision, "views": VIEWS[method]}
+                    work = {"method": method, "precision": precision, "views": VIEWS[method]}
+                    work |= shape
                     workers[side, method] = [WorkerProcess(name, function, variables, **work)]
             first, answers = take_turns(workers, WARM_UP + settings.repeats)
         macs = {method: first["ours", method]["macs"] for method in settings.methods}
@@ -111,25 +113,15 @@ def without_torch(model):
 def rows(answers, macs, images, peak_rate, is_accelerator, has_bars):
     """Yields speed, share of the peak, seconds to compile and memory of each side, and ratios.
 
-    Args:
-        answers: dict from (side, method) to its answers: `seconds`, `memory` and `note`.
-        macs: dict from method to multiply-accumulates of a forward pass over an image's views.
-        images: of an epoch.
-        peak_rate: in TFLOP/s.
-        is_accelerator, has_bars: whether the memory is the accelerator's, the bars are for it.
+    Takes a dict from (side, method) to its answers, one from method to the multiply-accumulates of
+    all views, images of an epoch, TFLOP/s, and whether the memory is the accelerator's.
     """
     seconds = {key: [each["seconds"] for each in turns[WARM_UP:]] for key, turns in answers.items()}
     for (side, method), values in seconds.items():
         name, turns = f"{side}, {method}", answers[side, method]
         bar = SPEED_BAR if has_bars and (side, method) == ("ours", PLAIN) else None
-        speeds, note = [images / value for value in values], turns[-1].get("note", "")
-        yield figure(f"{name}, images/s", speeds, bar, unit="images/s", note=note)
-        # Backward takes twice the products of forward, each of two operations.
-        gflop = 6 * macs[method] / 1e9
-        shares = [speed * gflop / (1e3 * peak_rate) for speed in speeds]
-        note = f"{gflop:.2f} GFLOP an image; peak {peak_rate:.3f} TFLOP/s"
-        more = {"unit": "%", "note": note, "gflop_per_image": gflop}
-        yield figure(f"{name}, share of the peak", shares, **more)
+        note = turns[-1].get("note", "")
+        yield from speed_figures(name, values, images, macs[method], peak_rate, bar, note)
         first = turns[0]["seconds"]
         compiling, note = first - statistics.median(values), f"first epoch {first:.1f} s"
         yield figure(f"{name}, compile time", [compiling], unit="s", note=note)
@@ -233,7 +225,14 @@ def measure_peak(protocol, precision):
     operations = [2 * size**3, 3 * 2 * count * width**2 * 9 * channels**2]
     rates = {}
     for number, (name, (function, tensors)) in zip(operations, functions.items()):
-        function = _compiled(function, framework)
+        if framework == "jax":
+            import jax
+
+            function = jax.jit(function)
+        elif framework == "tensorflow":
+            import tensorflow as tf
+
+            function = tf.function(function, autograph=False)
 
         def run(function=function, tensors=tensors):
             for _ in range(calls):
@@ -245,15 +244,3 @@ def measure_peak(protocol, precision):
         rates[name] = [calls * number / value / 1e12 for value in seconds]
     about = {"framework": framework, "device": (names or ["cpu"])[0]}
     protocol.answer(**about, is_accelerator=bool(names), rates=rates)
-
-
-def _compiled(function, framework):
-    if framework == "jax":
-        import jax
-
-        return jax.jit(function)
-    if framework == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, autograph=False)
-    return function

@@ -17,14 +17,20 @@ IMAGE_SHAPE = (32, 32, 3)
 SECONDS_TO_END = 5
 
 
+def random_images(count, size=IMAGE_SHAPE[0], seed=0):
+    """Returns raw images `(count, size, size, 3)`."""
+    import numpy as np
+
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype="uint8")
+
+
 def batch(settings, count=None, views=1, size=IMAGE_SHAPE[0]):
     """Returns random raw images, a tuple of batches for several views, and class numbers."""
     import numpy as np
 
-    generator = np.random.default_rng(0)
-    shape = (count or settings.batch_size, size, size, 3)
-    images = tuple(generator.integers(0, 256, shape, dtype="uint8") for _ in range(views))
-    labels = generator.integers(0, settings.num_classes, shape[0], dtype="int32")
+    count = count or settings.batch_size
+    images = tuple(random_images(count, size, seed) for seed in range(views))
+    labels = np.random.default_rng(0).integers(0, settings.num_classes, count, dtype="int32")
     return images if views > 1 else images[0], labels
 
 
@@ -55,11 +61,8 @@ def interleave(functions, repeats, warm_up=2, limit=float("inf"), clock=time.per
 def figure(name, values, bar=None, unit="x", note="", precision=None, of_fastest=None, **more):
     """One row of the report: the median of the values, one a round, and whether it reaches its bar.
 
-    Args:
-        bar: for instance `"<= 1.12"`, or None.
-        unit: "x" for a ratio, "%" for a share (values are shares of 1), or what the values are in.
-        of_fastest: the same from the fastest call of each side, for machines that are busy.
-        **more: further keys for the JSON file.
+    A bar is for instance `"<= 1.12"`; the unit is "x" of a ratio, "%" of a share of 1. `of_fastest`
+    is the same from the fastest call of each side; further arguments are for the JSON file.
     """
     median, met = statistics.median(values), None
     if bar:
@@ -87,6 +90,18 @@ def ratio(name, seconds, numerator, denominator, bar=None, note="", images=None,
     more |= {"of_fastest": min(sides[0]) / min(sides[1]), "seconds": medians}
     note = f"{shown}; {note}" if note else shown
     return figure(name, [a / b for a, b in zip(*sides)], bar, note=note, **more)
+
+
+def speed_figures(name, seconds, images, macs, peak, bar=None, note="", precision=None):
+    """Yields images per second of training, and their share of a peak in TFLOP/s."""
+    speeds = [images / value for value in seconds]
+    yield figure(f"{name}, images/s", speeds, bar, "images/s", note, precision)
+    # Backward takes twice the products of forward, each of two operations.
+    gflop = 6 * macs / 1e9
+    shares = [speed * gflop / (1e3 * peak) for speed in speeds]
+    more = {"note": f"{gflop:.2f} GFLOP an image; peak {peak:.3f} TFLOP/s", "unit": "%"}
+    more |= {"precision": precision, "gflop_per_image": gflop}
+    yield figure(f"{name}, share of the peak", shares, **more)
 
 
 def table(figures):
@@ -140,7 +155,10 @@ class WorkerProcess:
             raise SystemExit(f"{self.name} failed: {message}")
         return message
 
-    def end(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         """Ends the process: by itself where it waits for a turn, otherwise by force."""
         self.connection.close()
         self.process.join(SECONDS_TO_END)
@@ -150,11 +168,8 @@ class WorkerProcess:
 
 def result_of(name, function, **options):
     """Returns the only answer of a WorkerProcess, whose arguments these are."""
-    worker = WorkerProcess(name, function, **options)
-    try:
+    with WorkerProcess(name, function, **options) as worker:
         return worker.answer()
-    finally:
-        worker.end()
 
 
 class WorkerProtocol:
@@ -198,7 +213,7 @@ def take_turns(sides, rounds):
     """
     with contextlib.ExitStack() as stack:
         for worker in sum(sides.values(), []):
-            stack.callback(worker.end)
+            stack.enter_context(worker)
         for worker in sum(sides.values(), []):
             stack.callback(worker.connection.close)  # first of all, so that they end together
         first = {key: [each.answer() for each in side][0] for key, side in sides.items()}

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import socket
-import statistics
 import tempfile
 import time
 from types import SimpleNamespace
@@ -26,6 +25,7 @@ from benchmarks.harness import (
     interleave,
     ratio,
     result_of,
+    speed_figures,
     take_turns,
 )
 from benchmarks.training import Turns, multiply_accumulates, step_of, trainer
@@ -72,16 +72,9 @@ def _method_figures(method, peaks, settings):
     # Calls take seconds: more rounds, or longer ones, would tell little more.
     seconds = interleave(functions, min(3, settings.repeats), warm_up=1, limit=60)
     for precision, model in trainers.items():
-        speeds = [count / value for value in seconds[precision]]
-        row = {"precision": precision, "unit": "images/s", "note": f"batches of {count}"}
-        yield figure(method, speeds, **row)
-        # Backward takes twice the products of forward: one for each gradient.
-        operations = 3 * 2 * multiply_accumulates(model) / 1e9
-        reached = operations * statistics.median(speeds)
-        row = {"precision": precision, "unit": "%", "gflop_per_image": operations}
-        row["note"] = f"{reached:.1f} GFLOP/s, {operations:.2f} GFLOP an image"
-        shares = [speed * operations / peaks[precision] for speed in speeds]
-        yield figure(f"{method}, share of the peak", shares, **row)
+        work = multiply_accumulates(model), peaks[precision] / 1e3
+        row = {"precision": precision, "note": f"batches of {count}"}
+        yield from speed_figures(method, seconds[precision], count, *work, **row)
     if len(trainers) > 1:
         bar = ">= 1.6" if machine()["avx512_bf16"] else None
         name = f"{method}, mixed_bfloat16 / float32 images/s"

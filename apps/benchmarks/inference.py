@@ -12,7 +12,7 @@ import time
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from benchmarks.harness import IMAGE_SHAPE, figure, interleave, ratio
+from benchmarks.harness import IMAGE_SHAPE, figure, interleave, random_images, ratio
 
 from sd_keras import analysis, attach_exits, exit_names, export, inference, models
 
@@ -41,26 +41,22 @@ def exported(settings):
         policy = inference.Policy("max_probability", [1.0] * shallow)
         export.saved_model(network, folder / "exits/1", policy)
         export.saved_model(plain, folder / "plain/1")
-        yield from _artifact_figures(folder / "exits/1", network)
+        weights = sum(4 * int(np.prod(weight.shape)) for weight in network.weights)
+        files = (folder / "exits/1").rglob("*")
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        note = f"{size / 1e6:.1f} MB, weights {weights / 1e6:.1f} MB"
+        yield figure("SavedModel / weights", [size / weights], "<= 1.05", note=note)
+        start = time.perf_counter()
+        session = _session(folder / "exits/1")
+        loaded = time.perf_counter()
+        session("exit_1", 1)()
+        yield figure("load", [loaded - start], unit="s", note="SavedModel")
+        yield figure("first answer", [time.perf_counter() - loaded], unit="s", note="exit_1")
         for name, runtime in _runtimes(folder, network, plain):
             for batch_size in SHARE_BARS:
                 yield from exit_figures(name, runtime, batch_size, macs, settings.repeats)
             if name == "SavedModel":
                 yield from _mix_figures(runtime, shallow, settings.repeats)
-
-
-def _artifact_figures(path, network):
-    """Size on disk against the weights, and the time to load and to answer first."""
-    weights = sum(4 * int(np.prod(weight.shape)) for weight in network.weights)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    note = f"{size / 1e6:.1f} MB, weights {weights / 1e6:.1f} MB"
-    yield figure("SavedModel / weights", [size / weights], "<= 1.05", note=note)
-    start = time.perf_counter()
-    session = _session(path)
-    loaded = time.perf_counter()
-    session("exit_1", 1)()
-    yield figure("load", [loaded - start], unit="s", note="SavedModel")
-    yield figure("first answer", [time.perf_counter() - loaded], unit="s", note="exit_1")
 
 
 def exit_figures(runtime_name, runtime, batch_size, macs, repeats):
@@ -109,11 +105,6 @@ def _mix_figures(runtime, shallow, repeats, batch_size=32):
             yield ratio(f"{title} / expected of so few rows", seconds, share, "few", note=note)
 
 
-def _images(batch_size, dtype="uint8"):
-    generator = np.random.default_rng(0)
-    return generator.integers(0, 256, (batch_size, *IMAGE_SHAPE)).astype(dtype)
-
-
 def _session(path):
     """Loads a SavedModel; returns a function of signature and batch size, as `exit_figures`."""
     graph = tf.Graph()
@@ -126,7 +117,7 @@ def _session(path):
 
     def function(name, batch_size, **more):
         signature = loaded.signature_def[name]
-        arrays = {"image": _images(batch_size)} | more
+        arrays = {"image": random_images(batch_size)} | more
         feeds = [signature.inputs[key].name for key in arrays]
         fetches = [tensor.name for tensor in signature.outputs.values()]
         run = session.make_callable(fetches, feed_list=feeds)
@@ -158,7 +149,7 @@ def _runtimes(folder, network, plain):
         def lite(name, size):
             signature = ("plain", "exit_1") if name == "plain" else ("exits", name)
             run = interpreters[signature[0]].get_signature_runner(signature[1])
-            image = _images(size, "float32")
+            image = random_images(size).astype("float32")
             return lambda: run(image=image)
 
         yield "LiteRT", lite
@@ -175,7 +166,7 @@ def _runtimes(folder, network, plain):
                 export.onnx(source[0], path, source[1])
             providers = ["CPUExecutionProvider"]
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-            image = _images(size)
+            image = random_images(size)
             return lambda: session.run(None, {"image": image})
 
         yield "ONNX Runtime", onnx

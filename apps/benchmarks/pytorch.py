@@ -5,6 +5,7 @@ carry the names that ours have.
 """
 
 import time
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import torch
@@ -28,54 +29,47 @@ KL_WEIGHT, MMD_WEIGHT = 1.0, 5e-4
 PADDING = 4
 
 
-class ConvNorm(nn.Sequential):
+def conv_norm(channels, filters, size, stride=1):
     """Convolution without bias, and batch normalization."""
-
-    def __init__(self, channels, filters, size, stride=1):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, filters, size, stride, padding=size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(filters)
+    conv = nn.Conv2d(channels, filters, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(filters)))
 
 
-class Block(nn.Module):
-    """A residual block."""
+class Block(nn.Sequential):
+    """A residual block; `shortcut` is not one of its steps."""
 
     def __init__(self, channels, width, stride, expansion, has_projection):
-        super().__init__()
         filters = width * expansion
-        steps = [(channels, width, 3, stride), (width, filters, 3, 1)]
+        steps = [(channels, width, 3, stride), (width, filters, 3)]
         if expansion > 1:
             steps = [(channels, width, 1), (width, width, 3, stride), (width, filters, 1)]
+        super().__init__(OrderedDict((str(i), conv_norm(*s)) for i, s in enumerate(steps, 1)))
         self.stride, self.added, self.num_steps = stride, filters - channels, len(steps)
-        for index, sizes in enumerate(steps, start=1):
-            self.add_module(str(index), ConvNorm(*sizes))
-        projects = has_projection and (stride > 1 or self.added > 0)
-        self.shortcut = ConvNorm(channels, filters, 1, stride) if projects else None
+        if has_projection and (stride > 1 or self.added):
+            self.shortcut = conv_norm(channels, filters, 1, stride)
 
-    def forward(self, x):
-        kept = x
-        if self.shortcut is not None:
-            kept = self.shortcut(x)
+    def forward(self, images):
+        x = images
+        for index in range(1, self.num_steps + 1):
+            x = functional.relu(x, inplace=True) if index > 1 else x
+            x = self.get_submodule(str(index))(x)
+        if hasattr(self, "shortcut"):
+            images = self.shortcut(images)
         elif self.added:
-            kept = x[:, :, :: self.stride, :: self.stride]
-            kept = functional.pad(kept, (0, 0, 0, 0, 0, self.added))
-        for index in range(1, self.num_steps):
-            x = functional.relu(self.get_submodule(str(index))(x), inplace=True)
-        x = self.get_submodule(str(self.num_steps))(x)
-        x += kept
+            images = images[:, :, :: self.stride, :: self.stride]
+            images = functional.pad(images, (0, 0, 0, 0, 0, self.added))
+        x += images
         return functional.relu(x, inplace=True)
 
 
-class Bottleneck(nn.Sequential):
+def bottleneck(channels, filters, pool, middle=128):
     """The `scala` head of sd_keras.layers.Bottleneck."""
-
-    def __init__(self, channels, filters, pool, middle=128):
-        super().__init__()
-        sizes = (channels, middle, 1), (middle, middle, pool), (middle, filters, 1)
-        for index, (inputs, outputs, size) in enumerate(sizes, start=1):
-            self.add_module(f"conv_{index}", nn.Conv2d(inputs, outputs, size, size))
-            self.add_module(f"norm_{index}", nn.BatchNorm2d(outputs))
-            self.add_module(f"relu_{index}", nn.ReLU(inplace=True))
+    parts, sizes = {}, ((channels, middle, 1), (middle, middle, pool), (middle, filters, 1))
+    for index, (inputs, outputs, size) in enumerate(sizes, start=1):
+        parts[f"conv_{index}"] = nn.Conv2d(inputs, outputs, size, size)
+        parts[f"norm_{index}"] = nn.BatchNorm2d(outputs)
+        parts[f"relu_{index}"] = nn.ReLU(inplace=True)
+    return nn.Sequential(OrderedDict(parts))
 
 
 class TorchNetwork(nn.Module):
@@ -91,15 +85,13 @@ class TorchNetwork(nn.Module):
         is_cifar = len(depths) == 3
         widths = (16, 32, 64) if is_cifar else (64, 128, 256, 512)
         expansion = 4 if model in EXPANDED else 1
-        self.stem = ConvNorm(3, widths[0], 3)
+        self.stem = conv_norm(3, widths[0], 3)
         self.blocks, places = [], []
         channels, stride = widths[0], 1
         for stage, (depth, width) in enumerate(zip(depths, widths), start=1):
-            is_last = stage == len(depths)
-            ends = {depth, -(-depth // 2)} if is_cifar and is_last else {depth}
+            ends = {depth, -(-depth // 2)} if is_cifar and stage == len(depths) else {depth}
             for block in range(1, depth + 1):
-                name = f"group_{stage}_block_{block}"
-                step = 2 if stage > 1 and block == 1 else 1
+                name, step = f"group_{stage}_block_{block}", 1 + (stage > 1 and block == 1)
                 self.add_module(name, Block(channels, width, step, expansion, not is_cifar))
                 self.blocks.append(name)
                 channels, stride = width * expansion, stride * step
@@ -109,20 +101,20 @@ class TorchNetwork(nn.Module):
         self.exits = [name for name, *_ in places]
         for index, (_, width, at) in enumerate(places, start=1):
             if index < len(places):
-                self.add_module(f"bottleneck_{index}", Bottleneck(width, channels, stride // at))
+                self.add_module(f"bottleneck_{index}", bottleneck(width, channels, stride // at))
             self.add_module(f"classifier_{index}", nn.Linear(channels, num_classes))
 
     def forward(self, images):
         x = images.float().mul_(1 / 127.5).sub_(1.0)
         x = functional.relu(self.stem(x), inplace=True)
-        maps, logits, features = [], [], []
+        logits, features = [], []
         for name in self.blocks:
             x = self.get_submodule(name)(x)
-            maps += [x] if name in self.exits else []
-        for index, feature_map in enumerate(maps, start=1):
-            if index < len(maps):
-                feature_map = self.get_submodule(f"bottleneck_{index}")(feature_map)
-            features.append(feature_map.mean((2, 3)))
+            if name not in self.exits:
+                continue
+            index, is_last = len(logits) + 1, name == self.exits[-1]
+            exit_map = x if is_last else self.get_submodule(f"bottleneck_{index}")(x)
+            features.append(exit_map.mean((2, 3)))
             # Classifiers are float32 in ours, whatever the policy.
             with torch.autocast(images.device.type, enabled=False):
                 classifier = self.get_submodule(f"classifier_{index}")

@@ -58,12 +58,7 @@ def multiply_accumulates(model):
 
 
 class Turns(keras.callbacks.Callback):
-    """Makes each epoch of a `fit` a turn of a worker, the first one included.
-
-    Args:
-        protocol: a `harness.WorkerProtocol`.
-        memory: a function that returns the bytes taken at most so far.
-    """
+    """Makes each epoch of a `fit` a turn of a worker, the first one included."""
 
     def __init__(self, protocol, memory=lambda: None):
         super().__init__()
