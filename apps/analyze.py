@@ -86,7 +86,7 @@ def show_costs():
     is_file = FLAGS.network.endswith(".keras") or pathlib.Path(FLAGS.network).exists()
     if not is_name and not is_file:
         raise ValueError(
-            f"`network` must be a .keras file or one of {', '.join(sd_keras.models.MODELS)}. "
+            f"`network` must be a .keras file or one of {', '.join(sorted(sd_keras.models.MODELS))}. "
             f"Received: network={FLAGS.network!r}"
         )
     if FLAGS.output and not pathlib.Path(FLAGS.output).parent.is_dir():

@@ -88,7 +88,7 @@ def scale_of_flags():
     for name in ("model", "teacher_model", "peer_model"):
         if values[name] is not None and values[name] not in sd_keras.models.MODELS:
             raise ValueError(
-                f"`{name}` must be one of {', '.join(sd_keras.models.MODELS)}. "
+                f"`{name}` must be one of {', '.join(sorted(sd_keras.models.MODELS))}. "
                 f"Received: {name}={values[name]!r}"
             )
     return Scale(**values)

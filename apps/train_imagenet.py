@@ -129,7 +129,7 @@ def recipe_of_flags():
     """Returns the recipe with the figures that flags give in place of its own."""
     if FLAGS.model not in sd_keras.models.MODELS:
         raise ValueError(
-            f"`model` must be one of {', '.join(sd_keras.models.MODELS)}. "
+            f"`model` must be one of {', '.join(sorted(sd_keras.models.MODELS))}. "
             f"Received: model={FLAGS.model!r}"
         )
     recipe = recipes.RECIPES[FLAGS.recipe or recipes.of_network(FLAGS.model)]

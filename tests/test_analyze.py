@@ -73,7 +73,7 @@ WRONG_ARGUMENTS = {
     ("--network=resnet8",): "give one word of costs",
     ("cost", "--network=resnet8"): "give one word of costs",
     ("costs",): "--network",
-    ("costs", "--network=resnt8"): "`network` must be a .keras file or one of resnet8",
+    ("costs", "--network=resnt8"): "`network` must be a .keras file or one of alexnet",
     ("costs", "--network=resnet8", "--input_shape=32,x,3"): "`input_shape` must be integers",
     ("costs", "--network=resnet8", "--input_shape=2,2,3"): "`input_shape` must be at least 4",
     ("costs", "--network=alexnet", "--stem=cifar"): "`stem` must be 'imagenet'",
