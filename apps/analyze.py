@@ -85,8 +85,9 @@ def show_costs():
     file = network_of_run if network_of_run.is_file() else FLAGS.network
     is_file = FLAGS.network.endswith(".keras") or pathlib.Path(FLAGS.network).exists()
     if not is_name and not is_file:
+        names = ", ".join(sorted(sd_keras.models.MODELS))
         raise ValueError(
-            f"`network` must be a .keras file or one of {', '.join(sorted(sd_keras.models.MODELS))}. "
+            f"`network` must be a .keras file or one of {names}. "
             f"Received: network={FLAGS.network!r}"
         )
     if FLAGS.output and not pathlib.Path(FLAGS.output).parent.is_dir():
