@@ -129,11 +129,15 @@ def chosen_benchmarks(words):
     asked, received = set(words), f"Received: {sorted(set(words))}"
     if not asked or not asked <= {*BENCHMARKS, "all"}:
         raise SystemExit(f"what to measure must be of: {', '.join(BENCHMARKS)}, all. {received}")
+    if FLAGS.workers and FLAGS.device:
+        raise SystemExit("`--workers` must not be given with `--device`. Received: both")
     for name in ("workers", "device"):
         if FLAGS[name].value and "train" not in asked:
             raise SystemExit(f"`--{name}` is for train alone. {received}")
         asked |= {name} if FLAGS[name].value else set()
     if FLAGS.device:
+        if set(words) != {"train"}:
+            raise SystemExit(f"`--device` is for train alone. {received}")
         asked.remove("train")
     if "all" in asked:
         asked |= {name for name, each in BENCHMARKS.items() if not each.takes_minutes} - {"torch"}

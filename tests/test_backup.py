@@ -104,7 +104,9 @@ def full(folder, tmp_path_factory):
     return model, fit(model, folder, backup, callbacks=[keras.callbacks.SwapEMAWeights()])
 
 
-@pytest.mark.parametrize("executions, place", [(2, (0, 2)), (6, (1, 4))])
+@pytest.mark.parametrize(
+    "executions, place", [(2, (0, 2)), pytest.param(6, (1, 4), marks=pytest.mark.large)]
+)
 def test_a_stopped_run_goes_on_to_the_same_bits(full, folder, tmp_path, executions, place):
     """5 steps an epoch in 3 executions; a backup every 2 steps."""
     swap = keras.callbacks.SwapEMAWeights
@@ -119,6 +121,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(full, folder, tmp_path, executio
         assert values == history[name][place[0] :], name
 
 
+@pytest.mark.large
 def test_a_finished_run_is_not_trained_again(whole, folder, tmp_path):
     path = tmp_path / "b"
     fit(model_of(), folder, sd_keras.Backup(path), epochs=1)
@@ -146,6 +149,7 @@ def test_sigterm_saves_and_ends_with_a_code(whole, folder, tmp_path):
     assert_same(whole[0], model)
 
 
+@pytest.mark.large
 def test_sigterm_in_validation_ends_without_waiting(whole, folder, tmp_path):
     class Preempt(keras.callbacks.Callback):
         def on_test_batch_begin(self, batch, logs=None):
@@ -174,6 +178,7 @@ class Spoil(keras.callbacks.Callback):
             bias.assign(bias + np.float32(self.value) * np.arange(bias.shape[0]))
 
 
+@pytest.mark.large
 def test_the_backups_learning_rate_goes_on_with_a_warning(folder, tmp_path):
     stopped_at(7, folder, tmp_path)
     model = model_of(optimizer=sd_keras.optimizers.SGD(0.01, weight_decay=1e-3))
@@ -323,6 +328,7 @@ def test_a_callback_list_is_taken(images, labels, tmp_path):
     assert callbacks.callbacks == given
 
 
+@pytest.mark.large
 def test_losses_behind_a_roll_back_and_a_resume_are_counted_by_what_metrics_saw(folder, tmp_path):
     """Of 5 steps an epoch the 3rd rolls back, the 5th blows up, in an epoch gone on with."""
     spoils = [Spoil(7, "nan"), Spoil(9, 1e4)]
@@ -413,6 +419,7 @@ class BadState(keras.callbacks.Callback):
             bias.assign(values * np.float32("nan"))
 
 
+@pytest.mark.large
 def test_weights_put_back_do_not_push_out_the_good_ones(folder, tmp_path):
     """What is saved at the end of epoch 2 is bad, which the last step of epoch 3 shows."""
     backup = sd_keras.Backup(tmp_path, on_divergence="roll_back")
@@ -423,6 +430,7 @@ def test_weights_put_back_do_not_push_out_the_good_ones(folder, tmp_path):
     assert backup.roll_backs == 2
 
 
+@pytest.mark.large
 def test_a_run_stopped_behind_a_roll_back_knows_what_to_pass_over(folder, tmp_path):
     """The state of step 4 is bad, which step 5, the last of the epoch, shows."""
     bad = BadState(3, shown_from=4)
@@ -500,6 +508,7 @@ def test_weights_found_useless_at_an_epochs_end_are_not_saved(images, labels, tm
     assert len(saved) == 2 and all(snapshot.is_finite() for snapshot in saved)
 
 
+@pytest.mark.large
 def test_a_backup_begins_anew_with_another_fit(folder, tmp_path):
     backup = sd_keras.Backup(tmp_path / "a", on_divergence="roll_back", max_roll_backs=1)
     for name in ("a", "b"):
@@ -612,6 +621,7 @@ class Own(keras.metrics.Metric):
         return ops.add(self.total, 0.0)
 
 
+@pytest.mark.large
 def test_a_metric_of_ones_own_does_not_bar_the_way(whole, folder, tmp_path):
     def own_model(seed):
         model = model_of(seed)
@@ -627,6 +637,7 @@ def test_a_metric_of_ones_own_does_not_bar_the_way(whole, folder, tmp_path):
     assert_same(whole[0], model)
 
 
+@pytest.mark.large
 def test_nothing_of_a_backup_outlives_its_fit(folder, tmp_path):
     backup = sd_keras.Backup(tmp_path, on_divergence="roll_back", max_loss=1e6)
     model = model_of()
@@ -743,6 +754,7 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(images, labels, tmp_p
     assert epochs_in(tmp_path) == [(1, 0)]
 
 
+@pytest.mark.large
 def test_two_fits_do_not_share_a_folder(images, labels, tmp_path):
     def fit_again(callback):
         with pytest.raises(ValueError, match="`folder` must be used by one process at a time"):

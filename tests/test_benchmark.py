@@ -73,6 +73,7 @@ def test_figures_are_ratios_within_a_round(module):
     assert lines[2].split() == ["q", "z", *["3.000", "s"] * 3]
 
 
+@pytest.mark.large
 @on_tensorflow
 def test_the_report_holds_settings_and_figures(tmp_path):
     output = tmp_path / "results.json"
@@ -109,7 +110,7 @@ WRONG = {
     ("train", "--images=100"): "`--images` needs device. Received: --images=100",
     ("steps", "--jpegs=DIR"): "`--jpegs` needs input. Received: --jpegs=DIR",
     ("steps", "train", "--device"): "`--device` is for train alone. Received: ['steps', 'train']",
-    ("train", "--device", "--workers"): "`--workers` is for train alone",
+    ("train", "--device", "--workers"): "`--workers` must not be given with `--device`",
     ("steps", "device"): "`device` must be measured alone. Received: ['device', 'steps']",
     ("device", "--images=100"): "`--images` must be at least the batch size",
     ("device", "--methods=byot"): "`--methods` must be of baseline,",

@@ -533,6 +533,7 @@ def test_unknown_names(tmp_path, name):
     assert str(raised.value).endswith(f"Received: name='{name}'")
 
 
+@pytest.mark.large
 def test_cifar100():
     if not (SHARED / "tensorflow_datasets" / "cifar100").is_dir():
         pytest.skip("the shared CIFAR-100 files are not there")

@@ -122,6 +122,7 @@ def test_the_files_together_hold_each_weight_once(network, folder):
     assert sum(path.stat().st_size for path in folder.glob("*.tflite")) < 1.1 * weights
 
 
+@pytest.mark.large
 def test_integers_throughout(network, logits, pixels, tmp_path):
     import run_cascade
 

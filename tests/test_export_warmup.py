@@ -33,6 +33,7 @@ def logs_in(path):
     return [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
 
 
+@pytest.mark.large
 def test_the_genuine_messages_read_what_was_written(contract, saved_model):
     import tensorflow as tf
 

@@ -88,6 +88,7 @@ def test_networks_own_recipes(network, recipe):
     assert recipes.of_network(network) == recipe
 
 
+@pytest.mark.large
 def test_the_modern_recipe_trains():
     """Everything of it together, with both methods: mixing, RandAugment, averages, warm-up."""
     recipe = dataclasses.replace(RECIPES["modern"], epochs=16, ema_epochs=1.0)

@@ -225,6 +225,7 @@ def test_encoded_images_are_those_of_data_load(signatures, pixels):
         np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
 
 
+@pytest.mark.large
 def test_center_crop_answers_as_the_stream_that_measures(tmp_path):
     import tensorflow as tf
 

@@ -100,6 +100,7 @@ def mixed(tmp_path_factory):
     return write(tmp_path_factory.mktemp("mixed"), contents)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("protocol", RANDOM)
 def test_skipping_and_sharding_leave_every_batch_as_it_is(mixed, protocol):
     def opened(**changes):
@@ -374,6 +375,7 @@ def test_limit_of_bad_images_is_a_number_or_a_share(tmp_path, allowed, limit):
     assert images.bad_images.limit == limit
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("protocol", ["paper", "center"])
 @pytest.mark.parametrize("allowed", [0, 2])
 def test_bad_images_up_to_the_limit_are_fine_and_one_more_stops(tmp_path, allowed, protocol):

@@ -183,7 +183,7 @@ WRONG_FLAGS = {
     ("--dataset=folder:/nowhere",): "`name` must give an existing folder",
     ("--dataset=cifar1000",): "`name` must be one of",
     ("--recipe=newest",): "recipe",
-    ("--model=resnet9",): "value should be one of",
+    ("--model=resnet9",): "`model` must be one of alexnet",
     ("--learning_rate=nan",): "`learning_rate` must be finite. Received: learning_rate=nan",
     ("--accumulate=16",): "`accumulate` must be at most the 15 steps of the run",
     ("--batch_size=64",): "`batch_size` must be at most the number of images, 45",
