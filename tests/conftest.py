@@ -8,18 +8,18 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import app_in_process
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers of two threads each would wait for each other. Processes that a test starts
+    # inherit it, as another number of threads rounds otherwise.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
 import keras
 import numpy as np
 import pytest
 from serving_fixtures import contract, model_base, served  # noqa: F401  (for all files)
 
 import sd_keras
-
-if "PYTEST_XDIST_WORKER" in os.environ and keras.config.backend() == "tensorflow":
-    import tensorflow as tf
-
-    # Two workers of two threads each would wait for each other; processes have their default.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -145,6 +145,7 @@ def test_rest_imports_neither_tensorflow_nor_keras(served, files):
     code = f"""
 import runpy, sys
 sys.argv = [{str(APP)!r}, *{command}]
+sys.path.insert(0, {str(APP.parent)!r})
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
