@@ -7,13 +7,12 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # What JAX compiles here runs for moments: compiling takes the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-import app_in_process
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers of two threads each would wait for each other. Processes that a test starts
     # inherit it, as another number of threads rounds otherwise.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
+import app_in_process
 import keras
 import numpy as np
 import pytest
