@@ -301,7 +301,7 @@ def test_a_worker_that_fails_is_named_and_ends_the_others(module):
     assert "resnet18" in message and "Traceback" not in message
     assert not any(side[0].process.is_alive() for side in workers.values())
     with (
-        pytest.raises(SystemExit, match="a test failed: .*no_such_function"),
+        pytest.raises(SystemExit, match="(?s)a test failed: .*no_such_function"),
         harness.WorkerProcess("a test", "harness.no_such_function") as worker,
     ):
         worker.answer()

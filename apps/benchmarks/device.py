@@ -156,8 +156,8 @@ def train_in_turns(protocol, steps, block, method, precision, **settings):
         raise SystemExit(str(error)) from None
     images = batch(settings, steps * settings.batch_size)
     data = OnDevice(*images, settings.batch_size, seed=0, drop_remainder=True, steps=block)
-    turns = Turns(protocol, lambda: peak_memory(keras.config.backend()))
     protocol.answer(macs=multiply_accumulates(model))
+    turns = Turns(protocol, lambda: peak_memory(keras.config.backend()))  # waits for the first one
     model.fit(data, epochs=10**6, verbose=0, callbacks=[turns])
 
 

@@ -199,10 +199,13 @@ def _work(connection, function, environment, cores, arguments):
     try:
         function = getattr(importlib.import_module(f"benchmarks.{module}"), name)
         function(WorkerProtocol(connection), **arguments)
+        return
     except SystemExit as error:
-        connection.send(str(error))
+        message = str(error)
     except Exception:
-        connection.send(traceback.format_exc())
+        message = traceback.format_exc()
+    with contextlib.suppress(BrokenPipeError):  # the process that asked has ended
+        connection.send(message)
 
 
 def take_turns(sides, rounds):
