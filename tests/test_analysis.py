@@ -200,13 +200,15 @@ def test_gaps_of_one_bin_cancel_and_of_two_do_not():
     assert analysis.calibration_error(probabilities, labels, bins=15) == pytest.approx(0.7)
 
 
-def test_a_stream_is_measured_like_its_arrays(tmp_path):
-    """In batches that divide it unevenly, and without the image that cannot be read."""
+@pytest.mark.parametrize("batch_size", [4, 1])
+def test_a_stream_is_measured_like_its_arrays(tmp_path, batch_size):
+    """In batches that divide it unevenly, and without the image, or batch, that cannot be read."""
     name = image_folder(tmp_path, train=4, val=11)
     (tmp_path / "val/class3/bad.jpg").write_bytes(b"no image")
-    stream = data.stream(name, 4, "validation", size=16, protocol="center")
+    stream = data.stream(name, batch_size, "validation", size=16, protocol="center")
     batches = list(stream.dataset().as_numpy_iterator())
-    images, labels = (np.concatenate([batch[i] for batch in batches]) for i in range(2))
+    images, labels, weights = (np.concatenate([batch[i] for batch in batches]) for i in range(3))
+    images, labels = images[weights > 0], labels[weights > 0]
     assert len(images) == 11
     network = tiny_network(input_shape=(16, 16, 3))
     expected = analysis.evaluate_exits(network, images, labels)

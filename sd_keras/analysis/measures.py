@@ -41,8 +41,10 @@ def evaluate_exits(network, images, labels=None, batch_size=256, bins=15):
         parts = []
         with saying_why(images):
             for batch, numbers, weights in images.dataset().as_numpy_iterator():
-                outputs = predict(network, batch[weights > 0])
-                parts.append(_answers(network, outputs, numbers[weights > 0]))
+                usable = weights > 0
+                if usable.any():  # else the batch holds a grey image in place of its bad ones
+                    outputs = predict(network, batch[usable])
+                    parts.append(_answers(network, outputs, numbers[usable]))
     else:
         images, labels = checked(network, images, labels)
         outputs = predict(network, images, batch_size)
