@@ -24,6 +24,7 @@ from app_start import lazy_import, quiet_native_stderr, run_app
 export = lazy_import("sd_keras.export")
 parts = lazy_import("sd_keras.export.parts")
 inference = lazy_import("sd_keras.inference")
+compiled = lazy_import("sd_keras.inference.compiled")
 serving_configs = lazy_import("sd_keras.export.serving_configs")
 thresholds = lazy_import("sd_keras.inference.thresholds")
 
@@ -167,7 +168,7 @@ def fitted(network, splits):
             "on. Received: data without validation images"
         )
     images, labels = splits.validation
-    logits = network.predict(images, batch_size=256, verbose=0)
+    logits = compiled.predict(network, images)
     if not FLAGS.early_exit:
         return None, inference.fit_temperatures(logits, labels)
     chosen, why_none_leaves = finished_run.choose_thresholds(
@@ -259,7 +260,7 @@ def model_name():
 
 
 def next_version(folder):
-    """Returns the number behind the highest of a folder of versions, 1 in a new one."""
+    """Returns the number after the highest of a folder of versions, 1 in a new one."""
     entries = folder.iterdir() if folder.is_dir() else ()
     return 1 + max((int(each.name) for each in entries if each.name.isdigit()), default=0)
 

@@ -45,15 +45,14 @@ def _to_disk(path):
         os.close(descriptor)
 
 
-def write_json(path, content):
-    """Writes `content` as JSON by `write_whole`."""
-    text = json.dumps(content, indent=1)
-    write_whole(path, lambda aside: aside.write_text(text))
-
-
 def write_text(path, text):
     """Writes a text file in UTF-8 atomically."""
     write_whole(path, lambda unfinished: unfinished.write_bytes(text.encode()))
+
+
+def write_json(path, content):
+    """Writes `content` as a JSON file atomically."""
+    write_text(path, json.dumps(content, indent=1))
 
 
 def read_json(path, expected_type=dict):

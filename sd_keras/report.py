@@ -42,7 +42,7 @@ class Progress(keras.callbacks.Callback):
     @property
     def skipped(self):
         """Steps that an earlier process has made, which take no time here."""
-        # Asked for when needed: a Backup behind this callback finds it out.
+        # Read when needed, since a Backup after this callback sets it.
         return keras_internals.model_of(self).position.skip_steps
 
     def on_train_batch_end(self, batch, logs=None):
@@ -121,7 +121,7 @@ def table(header, rows):
         The table as text.
     """
     cells = [[str(h) for h in header]]
-    cells += [["–" if cell is None else _printable(str(cell)) for cell in row] for row in rows]
+    cells += [["–" if cell is None else printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = []
     for row in cells:
@@ -132,10 +132,6 @@ def table(header, rows):
         lines.append("  ".join([first, *rest]).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
-
-
-def _printable(text):
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def exits_table(costs, measured, baseline=None):
@@ -258,22 +254,26 @@ class Section:
 
 
 def printable(text):
-    r"""Returns text on one line, with control characters escaped, such as `\x1b`."""
+    r"""Returns text with control characters escaped, such as `\x1b`."""
     return "".join(
         char
         if char.isprintable() or unicodedata.category(char) == "Zs"
         else char.encode("unicode_escape").decode()
-        for char in str(text).replace("\n", " ")
+        for char in str(text)
     )
+
+
+def _one_line(text):
+    return printable(str(text).replace("\n", " "))
 
 
 def markdown_text(text):
     """Returns text as Markdown shows it: without HTML, and for a cell of a table too."""
-    return html.escape(printable(text), quote=False).replace("|", r"\|")
+    return html.escape(_one_line(text), quote=False).replace("|", r"\|")
 
 
 def _html_text(text):
-    return html.escape(printable(text))
+    return html.escape(_one_line(text))
 
 
 def markdown_page(title, facts, sections):

@@ -137,8 +137,16 @@ def fit_temperature(logits, labels, bounds=BOUNDS):
 def fit_temperatures(logits, labels, bounds=BOUNDS):
     """Fits the temperature of each exit by `fit_temperature`.
 
-    `logits` is `{"exit_1": (n, classes), …}`, `(C, n, classes)` or a list. Returns a tuple of C
-    floats, shallow to deep, as `Policy` takes them.
+    Args:
+        logits: `{"exit_1": (n, classes), …}`, `(C, n, classes)` or a list; held-out images.
+        labels: class numbers `(n,)`.
+        bounds: smallest and largest temperature.
+
+    Returns:
+        A tuple of C floats, shallow to deep, as `Policy` takes them.
+
+    Raises:
+        ValueError: for logits, labels or bounds that do not fit.
     """
     return tuple(fit_temperature(exit_logits, labels, bounds) for exit_logits in exits_of(logits))
 

@@ -174,7 +174,14 @@ class Policy:
 
     @classmethod
     def from_dict(cls, content):
-        """Makes a policy of what `to_dict` returned."""
+        """Makes a policy of what `to_dict` returned.
+
+        Args:
+            content: dict with `rule`, `thresholds` and `temperatures`.
+
+        Raises:
+            ValueError: for other content, or values that do not fit.
+        """
         names = {"rule", "thresholds", "temperatures"}
         if not isinstance(content, dict) or set(content) != names:
             received = sorted(content) if isinstance(content, dict) else content
@@ -296,7 +303,20 @@ class Outcome:
 
 
 def measure(logits, labels, costs, policy):
-    """Returns the `Outcome` of a policy for C exits; other arguments are those of `curve`."""
+    """Measures a policy on labelled images.
+
+    Args:
+        logits: `{"exit_1": (n, classes), …}`, `(C, n, classes)` or a list.
+        labels: class numbers `(n,)`.
+        costs: what a row costs that leaves at each exit, C numbers of at least 0 or a dict.
+        policy: a `Policy` for C exits.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        ValueError: for an argument that does not fit.
+    """
     return next(measures(logits, labels, costs, [policy]))
 
 
