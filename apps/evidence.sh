@@ -3,7 +3,7 @@
 #
 #     apps/evidence.sh DATA OUTPUT MINUTES [--row=ResNet18 --seeds=1 …]
 #
-# For a GPU that is there for a short while: the same line goes on at the epoch where the last one
+# For a GPU that is there for a short while: the same line resumes at the epoch where the last one
 # ended, and OUTPUT/small.tar.gz then holds the results and logs of all runs, without weights.
 # Unpacked into the OUTPUT of another machine, it spares that what is finished. DATA holds
 # cifar100.npz, see docs/results.md, which also pins the versions of Keras and JAX; TensorFlow is

@@ -42,7 +42,7 @@ flags.DEFINE_float("checkpoint_minutes", 0, "minutes between two backups; 0 for 
 flags.DEFINE_integer("padding", None, "pixels of crop padding (default: an eighth)", 0)
 flags.DEFINE_bool("flip", None, "mirror at random (default: not for digits and mnist)")
 flags.DEFINE_list(
-    "distortion", None, "behind crop_flip: affine, perspective, thin_plate_spline, color"
+    "distortion", None, "after crop_flip: affine, perspective, thin_plate_spline, color"
 )
 flags.DEFINE_float("mixup", None, "α of mixup", 0)
 flags.DEFINE_float("cutmix", None, "α of CutMix", 0)

@@ -130,7 +130,7 @@ def apply_variations(method, epochs, steps):
     change = sd_keras.methods
     if FLAGS.alternating:
         method = change.alternating(method, FLAGS.alternating)
-    if FLAGS.deepest_last:  # behind the turns, which would switch the others on again
+    if FLAGS.deepest_last:  # after the turns, which would switch the others on again
         require_steps("deepest_last", FLAGS.deepest_last, epochs and steps)
         if FLAGS.deepest_last >= epochs:
             raise ValueError(

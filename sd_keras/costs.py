@@ -412,7 +412,7 @@ def _bytes(tensor):
 
 
 def parameters(nodes):
-    """Counts the parameters of the layers behind some nodes, each once.
+    """Counts the parameters of the layers of some nodes, each once.
 
     Returns:
         A pair: those that training changes, also where layers are frozen, and the others

@@ -6,6 +6,7 @@ import os
 import keras
 
 from sd_keras import keras_internals
+from sd_keras.keras_internals import tensorflow as tf
 
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
 
@@ -29,8 +30,6 @@ def strategy(name):
             "keras.distribution.set_distribution(keras.distribution.DataParallel()). "
             f"Received: name={name!r} and backend {keras.config.backend()!r}"
         )
-    import tensorflow as tf
-
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -70,7 +69,7 @@ def _check_cluster():
 
 
 def is_chief(strategy):
-    """Tells whether this process is the one that writes files: the only one, or the first."""
+    """Returns whether this process is the one that writes files: the only one, or the first."""
     resolver = getattr(strategy, "cluster_resolver", None)
     cluster = resolver.cluster_spec().as_dict() if resolver is not None else {}
     if not cluster or resolver.task_type is None:
@@ -80,7 +79,7 @@ def is_chief(strategy):
 
 
 def is_multi_worker(strategy):
-    """Tells whether several processes train together."""
+    """Returns whether several processes train together."""
     resolver = getattr(strategy, "cluster_resolver", None)
     return resolver is not None and getattr(strategy.extended, "_in_multi_worker_mode", bool)()
 
@@ -88,7 +87,6 @@ def is_multi_worker(strategy):
 def wait_for_all(strategy):
     """Returns when every worker has called it, so that none ends while another still writes."""
     if is_multi_worker(strategy):
-        import tensorflow as tf
 
         @tf.function
         def meet():

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from sd_keras import scopes
+from sd_keras.keras_internals import tensorflow as tf
 
 
 def of_variables(function, variables):
@@ -70,8 +71,6 @@ def _by_backend(name, function, tensors):
 
 
 def _by_tensorflow(function, tensors):
-    import tensorflow as tf
-
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(tensors)
         value = function(*tensors)

@@ -1,4 +1,4 @@
-"""The graph behind a functional model: its nodes in order, its cut points, what lies nested.
+"""The graph of a functional model: its nodes in order, its cut points, what lies nested.
 
 Keras shows a functional model's layers, but a layer may be called several times, and a call
 may have several inputs; what an exit can stand on and what it costs are questions about calls.

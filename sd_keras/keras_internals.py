@@ -21,10 +21,13 @@ try:
     # The only ways to pass data of another kind to `fit`, and to tell it the number of steps.
     from keras.src.trainers.data_adapters.data_adapter import DataAdapter
     from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+
+    # Keras's own way to name a package that may not be installed.
     from keras.src.utils.module_utils import LazyModule
 except ImportError as error:
     raise ImportError(
-        f"sd_keras needs {SUPPORTED} for its data adapters. Received: keras {keras.__version__}"
+        f"sd_keras needs {SUPPORTED} for its data adapters and lazy modules. "
+        f"Received: keras {keras.__version__}"
     ) from error
 
 __all__ = ["DataAdapter", "TFDatasetAdapter"]

@@ -162,7 +162,7 @@ def coral(features_a, features_b):
 def top_k_discrepancy(features_a, features_b, k):
     """The linear MMD on the k features with the largest mean activation over both sides.
 
-    Which features these are is chosen by each batch anew and detached; with k = d it is
+    Which features these are is chosen for each batch again and detached; with k = d it is
     `mean_discrepancy` (DDGSD eq. 4).
 
     Args:

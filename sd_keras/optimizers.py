@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from sd_keras import keras_internals
+from sd_keras.keras_internals import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -81,8 +82,6 @@ class SGD(keras.optimizers.SGD):
 
     def _fused_update(self, variable, slot, gradient, learning_rate):
         """The same two assignments in one pass over memory by TensorFlow's own kernel."""
-        import tensorflow as tf
-
         if isinstance(variable, keras.Variable):
             variable = variable.value
         tf.raw_ops.ResourceApplyMomentum(

@@ -15,7 +15,7 @@ class Recipe:
 
     Attributes:
         epochs, batch_size: images per step, over all replicas.
-        learning_rate: at the beginning, or behind the warm-up.
+        learning_rate: at the beginning, or after the warm-up.
         schedule: "step", "cosine" to 0, or "constant".
         drops: "step": shares of the epochs at which the rate drops to a tenth.
         warmup_epochs: over which the rate rises from 0; at most a tenth of `epochs`.

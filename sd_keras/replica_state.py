@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.replicas import context
 
 
@@ -33,7 +34,6 @@ def gather(model, values):
     strategy = _strategy_of(model)
     if strategy is None:
         return np.asarray(values)[None]
-    import tensorflow as tf
 
     def gather_one(value):
         return context().all_gather(value[None], 0)
@@ -45,8 +45,6 @@ def gather(model, values):
 
 def traced(model, name, variables, function):
     """Returns a function of some of a model's variables as one of TensorFlow, traced once."""
-    import tensorflow as tf
-
     kept = model.__dict__.setdefault("_replica_functions", {})
     key = (name, *(id(variable) for variable in variables))
     if key not in kept:
@@ -63,7 +61,6 @@ def own_values(model, variables):
     strategy = _strategy_of(model)
     if strategy is None:
         return [np.array(ops.convert_to_numpy(variable))[None] for variable in variables]
-    import tensorflow as tf
 
     def own():
         flat = [tf.reshape(tf.cast(v.value, "float64"), [-1]) for v in variables]
@@ -86,7 +83,6 @@ def assign_own_values(model, variables, values):
         for variable, value in zip(variables, values):
             variable.assign(value[0])
         return
-    import tensorflow as tf
 
     def assign():
         number = context().replica_id_in_sync_group

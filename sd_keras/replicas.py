@@ -6,13 +6,13 @@ Everywhere else, on one device or another backend, they are those of the batch a
 import keras
 from keras import ops
 
+from sd_keras.keras_internals import tensorflow as tf
+
 
 def context():
     """Returns TensorFlow's replica context in a step of several replicas, else None."""
     if keras.config.backend() != "tensorflow":
         return None
-    import tensorflow as tf
-
     replica = tf.distribute.get_replica_context()
     return replica if replica is not None and replica.num_replicas_in_sync > 1 else None
 
@@ -33,7 +33,7 @@ def batch_mean(values):
 
 
 def examples(values):
-    """Returns `(n, …)` of this replica as that of all replicas, one behind the other.
+    """Returns `(n, …)` of this replica as that of all replicas, one after the other.
 
     The replicas may have different numbers of examples. Differentiable: the gradient of the sum
     of all replicas' losses reaches the replica whose example it is. Each replica adds its rows
@@ -42,8 +42,6 @@ def examples(values):
     replica = context()
     if replica is None:
         return values
-    import tensorflow as tf
-
     count, number = tf.shape(values)[0], replica.replica_id_in_sync_group
     # Counted in floats, which every accelerator adds up.
     own = tf.one_hot(number, replica.num_replicas_in_sync) * tf.cast(count, "float32")

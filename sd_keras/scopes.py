@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from sd_keras.keras_internals import tensorflow as tf
+
 
 @contextlib.contextmanager
 def with_values(variables, values):
@@ -30,8 +32,6 @@ def value_of(variable):
     """Returns the value of a Keras variable as a tensor, which later writes do not change."""
     if keras.config.backend() != "tensorflow":
         return variable.value
-    import tensorflow as tf
-
     # Keras would hand out TensorFlow's own variable.
     return tf.convert_to_tensor(variable.value)
 
@@ -68,8 +68,6 @@ def compiled(function, variables):
 
 
 def _by_tensorflow(run):
-    import tensorflow as tf
-
     function, concrete = tf.function(run, autograph=False), {}
 
     def call(*arguments):

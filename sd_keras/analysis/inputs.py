@@ -150,7 +150,7 @@ class Evaluation:
         return total / len(labels)
 
     def _batches(self, images, labels):
-        """Yields images, labels and weights, all batches of one size, lest each be compiled."""
+        """Yields images, labels and weights, all batches of one size, to compile once."""
         count = -(-len(labels) // self.batch_size)
         size = -(-len(labels) // count)
         for start in range(0, len(labels), size):

@@ -23,7 +23,7 @@ class Batches(keras.utils.PyDataset):
     The epoch advances in `on_epoch_end`, which `fit` also calls once before its first epoch:
     that call is recognised and does not count. Outside `fit`, `on_epoch_end` counts after a
     whole pass over the batches (with two batches or fewer, after a `for` loop over them).
-    `set_epoch` sets the epoch outright. A second `fit` goes on with the epoch the first one
+    `set_epoch` sets the epoch outright. A second `fit` continues with the epoch the first one
     arrived at, where one broken off by `stop_training` counts as passed; under a
     `tf.distribute` strategy, where every `fit` begins an epoch only to look at the data, make
     new Batches for each. Leave `steps_per_epoch` at None: it would let an epoch end, and the
@@ -209,9 +209,9 @@ class OnDevice(Batches):
     draws the views and updates the weights; what callbacks call a batch is such a block. The
     images, their order and all that is computed are those of `Batches` in the same epoch; an
     incomplete last batch is a block of its own, and blocks of up to three sizes are compiled.
-    A loss that is not finite ends `fit` behind the block that it is in. Without `seed` the order
+    A loss that is not finite ends `fit` after the block that it is in. Without `seed` the order
     is that of the images in every epoch. There are no sample weights. On TensorFlow every `fit`
-    compiles anew.
+    compiles again.
 
     For CIFAR and the like: 50,000 images of 32x32 take 154 MB. On one device; TensorFlow, JAX
     or PyTorch. PyTorch runs the steps one by one, and so does JAX on a CPU, where a convolution

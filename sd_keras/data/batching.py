@@ -21,7 +21,7 @@ def batches(stream, position, count, parts, endless=False):
             epoch and the number of steps to leave out.
         count: number of equal parts that a step's images are divided into.
         parts: a range of them. Each step gives one element per part, in this order.
-        endless: whether all epochs that follow come behind.
+        endless: whether all later epochs follow.
     """
     local = stream.cells(0, count).shape[-1]
     chunk = max(k for k in range(1, LARGEST_CHUNK + 1) if local % k == 0)

@@ -60,7 +60,7 @@ def crop_flip(images, uniform, padding, flip, xp):
     """
     n = xp.shape(images)[0]
     height, width, channels = images.shape[1:]
-    # Rows are stored one behind the other, so the zeros left of a row also serve as those
+    # Rows are stored one after the other, so the zeros left of a row also serve as those
     # right of the row before, and likewise above and below: half the copying of a full pad.
     padded = xp.reshape(images, (n, height, width * channels))
     padded = xp.pad(padded, [[0, 1], [padding, 0], [padding * channels, 0]])

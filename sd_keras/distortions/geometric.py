@@ -54,7 +54,7 @@ def _split(places, size, xp):
 def _framed(images, n, xp):
     """Returns the pixels with black around each image, `(pixels, c)`.
 
-    Rows are stored one behind the other, so one zero left of a row serves the row before as
+    Rows are stored one after the other, so one zero left of a row serves the row before as
     well, and one row of zeros above an image serves the image before.
     """
     height, width, channels = images.shape[1:]

@@ -25,7 +25,7 @@ def inference_form(network):
     """Returns a network that answers the same, made for conversion.
 
     float32, normalisations folded into convolutions. A network with layers that cannot be made
-    anew from their config is converted as it is.
+    again from their config is converted as it is.
     """
     exit_names(network)  # refuses one without exits
     try:
@@ -73,7 +73,7 @@ def chosen(network, exit):
 
 
 def answer(network, name):
-    """Returns the function behind one exit, or behind the ensemble.
+    """Returns the function of one exit, or of the ensemble.
 
     It takes raw float32 images `(n, height, width, channels)` and returns a dict of `logits`
     and `probabilities` `(n, classes)`. The ensemble's probabilities are the exits' mean and

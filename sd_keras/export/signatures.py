@@ -15,7 +15,7 @@ from sd_keras.keras_internals import tensorflow as tf
 
 
 class SignatureFunctions:
-    """Builds the functions behind the signatures from the sections of a network.
+    """Builds the functions of the signatures from the sections of a network.
 
     Args:
         sections: of `sd_keras.models.sections`.

@@ -77,7 +77,18 @@ class EarlyExit:
         return {"logits": logits, "probabilities": probabilities, "exit": used, "confidence": sure}
 
     def predict(self, images, batch_size=256):
-        """Answers images batch by batch, at least 1 image each; the result is that of a call."""
+        """Answers images batch by batch.
+
+        Args:
+            images: `(n, h, w, c)`, raw pixels; n may be 0.
+            batch_size: images per batch, at least 1.
+
+        Returns:
+            The dict that a call returns, for all images.
+
+        Raises:
+            ValueError: as a call does, or for a `batch_size` below 1.
+        """
         if not batch_size >= 1:
             raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
         starts = range(0, max(len(images), 1), batch_size)
@@ -151,7 +162,7 @@ class Anytime:
 
         Args:
             batch_size: how many images there will be.
-            repeats: how often it is timed, behind one run that compiles.
+            repeats: how often it is timed, after one run that compiles.
 
         Returns:
             Seconds to each exit, a list of C, rising: costs for `choose_thresholds` too.

@@ -3,6 +3,7 @@
 import keras
 
 from sd_keras import replicas
+from sd_keras.keras_internals import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="sd_keras")
@@ -29,8 +30,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if mask is not None or not self._is_fusable(len(inputs.shape)):
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
         ones = tf.ones_like(self.moving_variance)
         scale = tf.convert_to_tensor(self.gamma) if self.scale else ones
         offset = tf.convert_to_tensor(self.beta) if self.center else tf.zeros_like(ones)
@@ -69,8 +68,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def _update_moving(self, inputs, moving_mean, moving_variance, mean, variance):
-        import tensorflow as tf
-
         # The kernel returns the unbiased variance; Keras's moving variance is biased.
         shape = tf.shape(inputs)
         count = tf.cast(shape[0] * shape[1] * shape[2], variance.dtype)

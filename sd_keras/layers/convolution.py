@@ -5,6 +5,8 @@ import functools
 import keras
 from keras import ops
 
+from sd_keras.keras_internals import tensorflow as tf
+
 # Stride: fewest channels. Below, the stock gradient is as fast or faster. Milliseconds of the
 # two at batch 64, two cores of a CPU with AVX512-BF16: stride 1, 4x4x512 16.1 and 7.3, 8x8x256
 # 10.1 and 7.5, 16x16x128 7.9 and 10.3; stride 2, 8x8x256 11.2 and 3.5, 32x32x64 6.8 and 5.4.
@@ -55,16 +57,13 @@ class Conv2D(keras.layers.Conv2D):
 
 @functools.cache
 def is_cpu_only():
-    """Tells whether TensorFlow sees no GPU."""
-    import tensorflow as tf
-
+    """Returns whether TensorFlow sees no GPU."""
     return not tf.config.list_physical_devices("GPU")
 
 
 @functools.cache
 def _convolution(stride, padding):
-    """Returns the convolution with its own gradient; TensorFlow is imported here only."""
-    import tensorflow as tf
+    """Returns the convolution with its own gradient."""
 
     @tf.custom_gradient
     def convolve(x, kernel):
@@ -85,8 +84,6 @@ def _convolution(stride, padding):
 
 def _kernel_gradient(x, shape, upstream, stride, padding):
     """Σ over pixels of input times upstream gradient, for each position of the kernel."""
-    import tensorflow as tf
-
     rows, columns, channels, filters = shape
     height, width = upstream.shape[1:3]
     if padding == "SAME":

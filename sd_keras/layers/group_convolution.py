@@ -5,6 +5,7 @@ import functools
 import keras
 from keras import ops
 
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.layers.convolution import is_cpu_only
 
 
@@ -37,11 +38,9 @@ class GroupConv2D(keras.layers.Conv2D):
 
 
 def _one_operation(strides, padding):
-    import tensorflow as tf
-
     def convolve(x, kernel):
         outputs = tf.nn.conv2d(x, kernel, strides, padding)
-        # Keeps TensorFlow from fusing it with the bias or normalisation behind it: the fused
+        # Keeps TensorFlow from fusing it with the bias or normalisation after it: the fused
         # operation knows no groups and fails.
         return tf.ensure_shape(outputs, outputs.shape)
 
@@ -51,8 +50,6 @@ def _one_operation(strides, padding):
 @functools.cache
 def _convolution(strides, padding, groups, split):
     """Returns the convolution with its own gradient, group by group."""
-    import tensorflow as tf
-
     convolve = _one_operation(strides, padding)
     options = {"strides": [1, *strides, 1], "padding": padding}
 

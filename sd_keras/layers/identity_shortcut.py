@@ -14,7 +14,7 @@ class IdentityShortcut(keras.layers.Layer):
         **kwargs: as `keras.layers.Layer`.
 
     Shapes: `(n, h, w, c)` to `(n, ceil(h / strides), ceil(w / strides), filters)`; the
-    input's channels come first, the zeros behind them.
+    input's channels come first, the zeros after them.
     """
 
     def __init__(self, filters, strides=1, **kwargs):

@@ -25,8 +25,8 @@ def _convolution(x, index, filters, size, strides, padding, groups):
 def alexnet(input_shape=(227, 227, 3), stem="imagenet", mean=0.5, std=0.5, name="alexnet"):
     """Builds the body of AlexNet with two groups, local response normalisation and dropout.
 
-    Four sections, which end with the first, second and fourth convolution (behind ReLU,
-    normalisation and pooling, where there are any) and behind the hidden layers.
+    Four sections, which end with the first, second and fourth convolution (after ReLU,
+    normalisation and pooling, where there are any) and after the hidden layers.
     The convolutions start as He et al. (2015, eq. 10), the hidden layers uniform in
     ±1/sqrt(fan_in), so that the first steps at the original's learning rate of 0.01 stay
     small; its Gaussian of standard deviation 0.01 was made for pixels of 0…255, which are

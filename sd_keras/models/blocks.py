@@ -184,7 +184,7 @@ def raw_end(rows, section, otherwise):
     Args:
         rows: of `plan`.
         section: of the block's row.
-        otherwise: the name where no section ends. Neither does the last: it goes on to the
+        otherwise: the name where no section ends. Neither does the last: it continues to the
             final activation of `finished`.
     """
     return f"stage_{section}" if section and section < rows[-1][-1] else otherwise

@@ -42,7 +42,7 @@ def is_activated(tensor, made_by):
     """Returns whether a nonlinearity other than softmax is the last thing done to a tensor.
 
     Pooling, dropout and the like are looked through; a sum or a normalisation is raw. A vector
-    behind a sigmoid holds the probabilities of a classifier.
+    after a sigmoid holds the probabilities of a classifier.
     """
     node = made_by.get(id(tensor))
     if node is None:

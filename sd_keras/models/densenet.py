@@ -38,7 +38,7 @@ def densenet(
     """Builds the body of a densely connected network (Huang et al. 2017).
 
     Three dense blocks, four sections: after the first and the second block, before their
-    transitions; in the middle of the third, and behind the final BN and ReLU. Without
+    transitions; in the middle of the third, and after the final BN and ReLU. Without
     dropout, as the authors train with augmentation.
 
     Args:

@@ -19,7 +19,7 @@ Place = collections.namedtuple("Place", "macs level merges tensor")
 
 
 def taps(body, at):
-    """Returns the tensors behind which shallow exits stand, in order of depth."""
+    """Returns the tensors that shallow exits are attached to, in order of depth."""
     names, shares = parse_at(at)
     if names:
         return _by_name(body, names, at)
@@ -29,7 +29,7 @@ def taps(body, at):
 
 
 def choices(body):
-    """Names of the layers behind which an exit can stand."""
+    """Names of the layers that an exit can be attached to."""
     return [
         name
         for name, (tensor, *others) in body.tensors.items()
@@ -90,7 +90,7 @@ def _automatic(body):
 
 
 def _stages(body):
-    """The ends of stages by their names, but those behind which nothing costs; None if none."""
+    """The ends of stages by their names, without those after which nothing costs; None if none."""
     possible = set(choices(body))
     names = stage_names(body.tensors)
     found = [body.tensors[name][0] for name in names if name in possible]
@@ -159,7 +159,7 @@ def _measured(body):
 def _places(body, with_end=False):
     """Lists the places of a body in order of cost, and the cost of all of it.
 
-    A place is where the network hangs on one tensor, behind whatever follows without
+    A place is where the network hangs on one tensor, after whatever follows without
     multiply-accumulates (normalisation, activation, pooling). Where there is none, as in
     networks whose cells read two cells before, it is where branches meet.
     """
@@ -195,7 +195,7 @@ def _place(body, macs, run):
 
 
 def _meetings(body, measured, better):
-    """Places where branches meet although others go on, behind the better ones of the level.
+    """Places where branches meet although others continue, after the better ones of the level.
 
     Of a level's, those with the fewest others: the ends of cells, not sums within.
     """

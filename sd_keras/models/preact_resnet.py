@@ -40,7 +40,7 @@ def preact_resnet(
     """Builds the body of a pre-activation residual network (He et al. 2016b).
 
     Sections end in the sum of a block, without activation, so their exits start with one of
-    their own; the last section ends behind the network's final BN and ReLU.
+    their own; the last section ends after the network's final BN and ReLU.
 
     Args:
         depths: residual blocks per stage.

@@ -38,7 +38,7 @@ def stock(network, fold=False, packages=KNOWN_PACKAGES):
     copied too, so neither network changes with the other. Layers keep their names where
     these are free; what replaces one layer by several ends with its name.
 
-    With `fold`, the form for inference: a batch normalisation right behind a convolution or
+    With `fold`, the form for inference: a batch normalisation right after a convolution or
     dense layer that nothing else reads goes into its kernel and bias (computed in float64),
     dropout and noise vanish with their names, and all layers are float32. Other normalisations
     stay, as does that of pixels, which does not commute with zero padding.
@@ -231,7 +231,7 @@ class Copies:
         self.made = {}
 
     def free_name(self, name):
-        """Returns the name, or with a number behind it if it is taken, and takes it."""
+        """Returns the name, or with a number appended if it is taken, and takes it."""
         found, count = name, 1
         while found in self.taken:
             count += 1

@@ -28,8 +28,8 @@ def vgg(input_shape, depths, stem="cifar", mean=0.5, std=0.5, name="vgg_bn"):
     """Builds the body of a VGG network with batch normalisation.
 
     Five blocks of 3x3 convolutions (with bias), each followed by 2x2 pooling. Four sections:
-    they end behind the pooling of blocks 2, 3, 4 and 5, or, where hidden layers follow,
-    behind those.
+    they end after the pooling of blocks 2, 3, 4 and 5, or, where hidden layers follow,
+    after those.
 
     Args:
         depths: convolutions of each of the five blocks.

@@ -8,6 +8,7 @@ import numpy as np
 
 from sd_keras import inference, keras_internals
 from sd_keras.inference.compiled import compiled, predict
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.models.exits import exit_names, submodel
 
 BATCH_SIZES = (1, 32)
@@ -72,8 +73,6 @@ def saved_model_latencies(path, images, batch_sizes=BATCH_SIZES, rounds=ROUNDS, 
     Raises:
         ValueError: for a file that is no such export, of another network, or damaged.
     """
-    import tensorflow as tf
-
     try:
         loaded = tf.saved_model.load(str(path))  # must outlive its signatures
     except (IndexError, KeyError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:

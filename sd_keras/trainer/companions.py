@@ -54,7 +54,7 @@ class Companions:
         return [layer for layer, *_ in self.regressions.values()]
 
     def are_in(self, outputs):
-        """Tells whether outputs are those of a training step."""
+        """Returns whether outputs are those of a training step."""
         return all(f"{kind}_logits" in outputs for kind in self.models)
 
     def outputs(self, images):

@@ -170,7 +170,7 @@ def _run_function(model, step):
     def packed(data, stop):
         logs = step(data)
         names[:] = logs
-        # Each worker may have been asked to end: all learn of it behind the same step.
+        # Each worker may have been asked to end: all learn of it after the same step.
         return tf.stack([tf.cast(value, "float32") for value in (*logs.values(), stop)])
 
     @tf.autograph.experimental.do_not_convert
@@ -185,7 +185,7 @@ def _run_function(model, step):
 
     def run_traced(batches, stop):
         # Workers that get different numbers of examples would trace again at different steps,
-        # and each trace numbers its collectives anew: hence one trace for all batch sizes.
+        # and each trace numbers its collectives again: hence one trace for all batch sizes.
         signature = tf.nest.map_structure(_of_any_size, batches)
         key = repr(signature)
         if key not in traced:

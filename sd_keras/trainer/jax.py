@@ -29,7 +29,7 @@ class BackendTrainer:
         return super().train_step(state, (x, y, sample_weight))
 
     def _train_block(self, state, block):
-        """Makes one step after the other in one program; returns the logs behind the last."""
+        """Runs one step after another in one program; returns the logs of the last."""
 
         def step(state, chosen):
             picked = pick(block.images, block.labels, chosen)

@@ -7,6 +7,7 @@ from keras import ops
 
 from sd_keras import keras_internals
 from sd_keras.data.batches import OnDevice
+from sd_keras.keras_internals import tensorflow as tf
 
 
 class Block(NamedTuple):
@@ -47,7 +48,7 @@ class Resident:
 
 
 def is_resident(x):
-    """Tells whether data are an `OnDevice`."""
+    """Returns whether data are an `OnDevice`."""
     return isinstance(x, OnDevice)
 
 
@@ -102,8 +103,6 @@ def adapter(resident):
             return (ops.convert_to_tensor(order) for order in data.blocks(steps))
 
         def get_tf_dataset(self):
-            import tensorflow as tf
-
             numbers = tf.TensorSpec((None, None), "int32")
             return tf.data.Dataset.from_generator(
                 data.blocks, args=(steps,), output_signature=numbers

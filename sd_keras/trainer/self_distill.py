@@ -193,7 +193,7 @@ class SelfDistillModel(Fitting, Terms, BackendTrainer, keras.Model):
         return self.results_of(self._unseen(y_pred))
 
     def results_of(self, unseen):
-        """Returns what a step hands out: the metrics so far, and what is checked behind it.
+        """Returns what a step hands out: the metrics so far, and what is checked after it.
 
         Args:
             unseen: names of metrics that the step knows nothing of.

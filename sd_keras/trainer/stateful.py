@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from sd_keras.keras_internals import tensorflow as tf
+
 
 class BackendTrainer:
     """Draws the views in front of Keras's own step; keeps only logits in `predict`."""
@@ -13,7 +15,7 @@ class BackendTrainer:
         return self._one_step(data) if self.resident is None else self._train_block(data)
 
     def _train_block(self, order):
-        """Makes one step after the other; returns the logs behind the last."""
+        """Runs one step after another; returns the logs of the last."""
         for chosen in order:
             logs = self._one_step(self.resident.pick(chosen))
         return logs
@@ -37,6 +39,4 @@ def _after(x):
     """
     if keras.config.backend() != "tensorflow":
         return contextlib.nullcontext()
-    import tensorflow as tf
-
     return tf.control_dependencies(tf.nest.flatten(x))

@@ -69,5 +69,5 @@ def description(x):
 
 
 def is_stream(x):
-    """Tells whether data are a Stream."""
+    """Returns whether data are a Stream."""
     return isinstance(x, Stream)

@@ -1,6 +1,7 @@
 """The training and evaluation step on TensorFlow, where a step is traced before it runs."""
 
 from sd_keras import keras_internals
+from sd_keras.keras_internals import tensorflow as tf
 from sd_keras.trainer import distributed, stateful
 from sd_keras.trainer.metrics import build_ahead
 
@@ -9,8 +10,7 @@ class BackendTrainer(distributed.DistributedFit, stateful.BackendTrainer):
     """Creates all variables before a step is traced, since TensorFlow would trace it twice."""
 
     def _train_block(self, order):
-        """Makes one step after the other in one program; returns the logs behind the last."""
-        import tensorflow as tf
+        """Runs one step after another in one program; returns the logs of the last."""
 
         def step(index):
             self._one_step(self.resident.pick(order[index]))

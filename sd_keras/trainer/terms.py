@@ -65,7 +65,7 @@ class Terms:
         weights = self.method.label_weights(len(self.exit_names), step)
         if self.method.companions and not self._companions.are_in(views[0]):
             # In evaluation: what the labels lost to another network would be missing, and
-            # losses before and behind a change of weights could not be compared.
+            # losses before and after a change of weights could not be compared.
             weights[-1] = 1.0
         parts = [
             (weight, name, self._label_terms[name])
